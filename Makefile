@@ -1,0 +1,72 @@
+# One local environment (.venv), installed from locks with hashes. `make help` lists the targets.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+NPM := $(shell command -v npm 2>/dev/null)
+UV ?= uv
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev demo test check format proto lock bench-decode clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none was found; set PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/python
+	@echo "installing scada-trio into $(VENV) ..."
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock pyproject.toml | $(BIN)/python
+	@echo "installing scada-trio and its tests into $(VENV) ..."
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.installed
+
+tests/node/node_modules/.installed: tests/node/package-lock.json
+	@if [ -n "$(NPM)" ]; then echo "installing the Node.js test servers ..."; \
+	  cd tests/node && npm ci --silent --no-audit --no-fund; else mkdir -p tests/node/node_modules; \
+	  echo "npm is not installed: tests against Node.js peers will be skipped" >&2; fi
+	@touch $@
+
+install: $(VENV)/.installed ## install the service into .venv
+install-dev: $(VENV)/.installed-dev tests/node/node_modules/.installed ## and what its tests need
+
+demo: install ## wells, database and service in one command; Ctrl-C ends it
+	@$(BIN)/scada-trio demo
+
+test: install-dev ## all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: install-dev ## lint, formatting, types, generated code
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python scripts/generate_proto.py --check
+
+format: install-dev ## put the code into its format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+proto: install-dev ## make the gRPC code from proto/scada.proto
+	@$(BIN)/python scripts/generate_proto.py
+
+bench-decode: install-dev ## values decoded and encoded per CPU second
+	@$(BIN)/python benchmarks/decode.py
+
+lock: ## resolve the locks anew (needs uv)
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras \
+	  --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements-dev.lock
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --extra embedded --extra simulator --extra build -c requirements-dev.lock \
+	  --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+
+clean: ## remove the environment and caches; data stays
+	rm -rf $(VENV) tests/node/node_modules .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The gRPC API: grpclib on the asyncio loop of trio-asyncio."""

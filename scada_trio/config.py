@@ -1,0 +1,119 @@
+"""The only reader of the environment.
+
+Every variable is a field of `Settings`, in the unit that its name says; the sub-objects that stages take are
+made here, in seconds. A bad value is a `ConfigError` that names the variable and repeats no secret.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from scada_trio.errors import ConfigError
+
+Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSettings:
+    """How a connection treats its device; seconds."""
+
+    connect_timeout_s: float = 10.0
+    session_timeout_s: float = 60.0
+    max_attempts: int = 5
+    reconnect_delay_s: float = 5.0
+    publishing_interval_s: float = 1.0
+    keep_alive_s: float = 5.0
+    queue_size: int = 10
+    slow_retry_s: float = 300.0
+    max_backoff_s: float = 60.0
+
+
+class Settings(BaseSettings):
+    """Environment of the service; defaults are those of ``.env.example``."""
+
+    model_config = SettingsConfigDict(case_sensitive=False, extra="ignore", hide_input_in_errors=True)
+
+    database_url: SecretStr | None = None
+    data_dir: Path = Path("scada-data")
+    encryption_key: SecretStr | None = None
+
+    opc_connection_timeout_ms: Milliseconds = 10_000
+    opc_session_timeout_ms: Milliseconds = 60_000
+    opc_max_reconnect_attempts: Annotated[int, Field(ge=0, le=1_000_000)] = 5
+    opc_reconnect_delay_ms: Milliseconds = 5_000
+    opc_publishing_interval_ms: Milliseconds = 1_000
+    opc_keep_alive_ms: Milliseconds = 5_000
+    opc_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+
+    aggregation_buffer_ms: Milliseconds = 5_000
+    max_buffer_size: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    buffer_max_readings: Annotated[int, Field(ge=1, le=100_000_000)] = 2_000_000
+
+    db_max_connections: Annotated[int, Field(ge=1, le=1000)] = 20
+    db_connect_timeout_ms: Milliseconds = 10_000
+    db_statement_timeout_ms: Milliseconds = 30_000
+    registry_interval_ms: Milliseconds = 30_000
+
+    grpc_host: str = "127.0.0.1"
+    grpc_port: Port = 50051
+    grpc_max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 4 << 20
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Port = 9090
+
+    shutdown_grace_ms: Milliseconds = 10_000
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], NoDecode] = "INFO"
+    log_format: Annotated[Literal["json", "console"], NoDecode] = "json"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("log_format", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("database_url", "encryption_key", mode="before")
+    @classmethod
+    def _empty_is_absent(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must start with postgresql:// or postgres://")
+        return value
+
+    @property
+    def device(self) -> DeviceSettings:
+        """The device's part, in seconds."""
+        return DeviceSettings(
+            connect_timeout_s=self.opc_connection_timeout_ms / 1000,
+            session_timeout_s=self.opc_session_timeout_ms / 1000,
+            max_attempts=self.opc_max_reconnect_attempts,
+            reconnect_delay_s=self.opc_reconnect_delay_ms / 1000,
+            publishing_interval_s=self.opc_publishing_interval_ms / 1000,
+            keep_alive_s=self.opc_keep_alive_ms / 1000,
+            queue_size=self.opc_queue_size,
+        )
+
+    @classmethod
+    def load(cls, **overrides: object) -> Self:
+        """Read the environment; ``overrides`` win over it.
+
+        Raises `ConfigError` for the first bad variable, in one line.
+        """
+        try:
+            return cls(**overrides)  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            variable = str(first["loc"][0]).upper() if first["loc"] else "environment"
+            raise ConfigError(variable, first["msg"].removeprefix("Value error, ")) from None

@@ -1,0 +1,87 @@
+"""The taxonomy of errors: what may be raised between the parts, and what each one asks of its catcher.
+
+Third-party exceptions stop at their edge package (`opcua/`, `storage/`) and are re-raised ``from`` the original
+as one of these. No message holds a secret.
+"""
+
+from __future__ import annotations
+
+
+class ScadaError(Exception):
+    """Base of every error that this service raises on purpose; its text is one line meant for a user."""
+
+
+class ConfigError(ScadaError):
+    """The service cannot start as it is configured. Exit status 2; names the variable at fault."""
+
+    def __init__(self, variable: str, reason: str) -> None:
+        super().__init__(f"{variable}: {reason}")
+        self.variable = variable
+        self.reason = reason
+
+
+class DeviceError(ScadaError):
+    """Base of what goes wrong between us and an OPC UA server; ``error_type`` is the metric label."""
+
+    error_type = "device"
+
+
+class DeviceUnreachable(DeviceError):
+    """No answer, or the link broke: retry with back-off."""
+
+    error_type = "unreachable"
+
+
+class DeviceSilent(DeviceUnreachable):
+    """Connected, but nothing came for longer than the keep-alive allows: drop the session, reconnect."""
+
+    error_type = "silent"
+
+
+class DeviceRefused(DeviceError):
+    """The device said no (credentials, security, limits): retry slowly, show it in status."""
+
+    error_type = "refused"
+
+
+class DeviceProtocolError(DeviceError):
+    """The device sent what the protocol does not allow: drop the session and start anew."""
+
+    error_type = "protocol"
+
+
+class DatabaseError(ScadaError):
+    """Base of what goes wrong between us and PostgreSQL; ``sqlstate`` is None where the server gave none."""
+
+    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class DatabaseUnavailable(DatabaseError):
+    """Away, restarting, overloaded or in doubt: keep the batch, reconnect, retry."""
+
+
+class DatabaseMisconfigured(DatabaseError):
+    """It answers, but not as needed (login refused, no such database, not migrated): retry slowly, tell the user."""
+
+
+class BatchRejected(DatabaseError):
+    """The database will not take these rows (SQLSTATE class 22 or 23)."""
+
+
+class UnknownTenant(ScadaError):
+    """No such tenant, or none that may run."""
+
+
+class ConfigurationRefused(ScadaError):
+    """A well-formed change of the configuration that cannot be carried out; the text says why."""
+
+
+class InvalidField(ScadaError):
+    """A field of a request, row or file that is not of its form; names the field."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason

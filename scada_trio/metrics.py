@@ -1,0 +1,248 @@
+"""Every metric name and label of the service, and the registry that holds them.
+
+Nothing here is called once a reading: what counts readings counts in columns (`TenantMetrics.committed`) and
+`_IngestedCollector` turns the columns into series when Prometheus asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from scada_trio.readings import TagTable
+
+# A second series a counter that nobody asked for: half of the bytes and of the time of a scrape.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+WRITE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BATCH_READINGS = (1, 10, 100, 500, 1_000, 2_500, 5_000, 10_000, 20_000, 50_000, 100_000)
+
+
+class Metrics:
+    """All families, on a registry of their own so that two services in one process stay apart."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        tenant = ["tenant_id"]
+        connection = ["tenant_id", "connection_id"]
+        self.active_connections = Gauge(
+            "scada_active_connections", "Connected OPC UA sessions", tenant, registry=registry
+        )
+        self.connection_errors = Counter(
+            "scada_connection_errors",
+            "Errors of device links",
+            [*connection, "error_type"],
+            registry=registry,
+        )
+        self.write_duration = Histogram(
+            "scada_db_write_duration_seconds",
+            "Time of one batch write, transaction included",
+            tenant,
+            buckets=WRITE_SECONDS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "scada_batch_size",
+            "Readings in one committed batch",
+            tenant,
+            buckets=BATCH_READINGS,
+            registry=registry,
+        )
+        self.buffer_size = Gauge(
+            "scada_buffer_size", "Readings accepted and not yet committed", tenant, registry=registry
+        )
+        self.buffer_limit = Gauge(
+            "scada_buffer_limit",
+            "Readings that the buffer takes before intake is held",
+            tenant,
+            registry=registry,
+        )
+        self.buffer_full = Counter(
+            "scada_buffer_full",
+            "Times that intake was held because the buffer was full",
+            tenant,
+            registry=registry,
+        )
+        self.readings_received = Counter(
+            "scada_readings_received", "Readings accepted from devices", tenant, registry=registry
+        )
+        self.readings_duplicate = Counter(
+            "scada_readings_duplicate",
+            "Readings that were already stored, not written again",
+            tenant,
+            registry=registry,
+        )
+        self.readings_replaced = Counter(
+            "scada_readings_replaced",
+            "Stored readings replaced by another value of the same time",
+            tenant,
+            registry=registry,
+        )
+        self.readings_unstorable = Counter(
+            "scada_readings_unstorable",
+            "Values without a number (strings, arrays, nulls, ...)",
+            [*tenant, "reason"],
+            registry=registry,
+        )
+        self.timestamps_substituted = Counter(
+            "scada_timestamps_substituted",
+            "Readings without a source timestamp, by the clock used instead (server, arrival)",
+            [*tenant, "clock"],
+            registry=registry,
+        )
+        self.notifications_undecodable = Counter(
+            "scada_notifications_undecodable",
+            "Publish answers that could not be read",
+            connection,
+            registry=registry,
+        )
+        self.queue_overflows = Counter(
+            "scada_queue_overflows",
+            "Values marked by the server as following dropped ones",
+            connection,
+            registry=registry,
+        )
+        self.write_retries = Counter(
+            "scada_db_write_retries",
+            "Batch writes that failed and were tried again",
+            [*tenant, "reason"],
+            registry=registry,
+        )
+        self.tenant_restarts = Counter(
+            "scada_tenant_restarts", "Tenants that failed and were started again", tenant, registry=registry
+        )
+        self._ingested = _IngestedCollector()
+        registry.register(self._ingested)
+
+    def render(self) -> bytes:
+        """The text exposition of all series. Takes 10 µs a series: call it in a worker thread."""
+        return generate_latest(self.registry)
+
+    def tenant(self, tenant_id: UUID, tags: TagTable) -> TenantMetrics:
+        """The children of one tenant, made once so that no stage looks a label up."""
+        return TenantMetrics(self, tenant_id, tags)
+
+    def add_ingested(self, counts: IngestedCounts) -> None:
+        """Expose a tenant's columns."""
+        self._ingested.tenants[counts.tenant_id] = counts
+
+    def forget_tenant(self, tenant_id: UUID) -> None:
+        """Remove every series of a tenant that is gone."""
+        self._ingested.tenants.pop(str(tenant_id), None)
+        for family in vars(self).values():
+            if isinstance(family, Counter | Gauge | Histogram):
+                family.remove_by_labels({"tenant_id": str(tenant_id)})
+
+
+class IngestedCounts:
+    """Committed readings of each series of one tenant, in a column that grows with its `TagTable`."""
+
+    def __init__(self, tenant_id: str, tags: TagTable) -> None:
+        self.tenant_id = tenant_id
+        self.tags = tags
+        self.counts: NDArray[np.int64] = np.zeros(64, np.int64)
+
+    def add(self, tag: NDArray[np.int32]) -> None:
+        """Count one batch; ``tag`` is its int32 tag column."""
+        if len(tag) == 0:
+            return
+        added = np.bincount(tag)
+        if len(added) > len(self.counts):
+            grown = np.zeros(max(len(added), 2 * len(self.counts)), np.int64)
+            grown[: len(self.counts)] = self.counts
+            self.counts = grown
+        self.counts[: len(added)] += added
+
+
+class _IngestedCollector(Collector):
+    """`scada_readings_ingested_total` from the tenants' columns; called in the thread that renders."""
+
+    def __init__(self) -> None:
+        self.tenants: dict[str, IngestedCounts] = {}
+
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        yield self._family()
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = self._family()
+        for tenant in list(self.tenants.values()):
+            counts = tenant.counts.tolist()
+            for index in range(min(len(tenant.tags), len(counts))):
+                if counts[index]:
+                    well_id, node_id = tenant.tags.key(index)
+                    family.add_metric([tenant.tenant_id, str(well_id), node_id], counts[index])
+        yield family
+
+    @staticmethod
+    def _family() -> CounterMetricFamily:
+        return CounterMetricFamily(
+            "scada_readings_ingested",
+            "Readings committed to the tenant's database",
+            labels=["tenant_id", "well_id", "tag_node_id"],
+        )
+
+
+class TenantMetrics:
+    """One tenant's metric children; used from the Trio thread."""
+
+    def __init__(self, metrics: Metrics, tenant_id: UUID, tags: TagTable) -> None:
+        label = str(tenant_id)
+        self._metrics = metrics
+        self._label = label
+        self.active_connections = metrics.active_connections.labels(label)
+        self.write_duration = metrics.write_duration.labels(label)
+        self.batch_size = metrics.batch_size.labels(label)
+        self.buffer_size = metrics.buffer_size.labels(label)
+        self.buffer_limit = metrics.buffer_limit.labels(label)
+        self.buffer_full = metrics.buffer_full.labels(label)
+        self.received = metrics.readings_received.labels(label)
+        self.duplicate = metrics.readings_duplicate.labels(label)
+        self.replaced = metrics.readings_replaced.labels(label)
+        self._ingested = IngestedCounts(label, tags)
+        metrics.add_ingested(self._ingested)
+
+    def committed(self, tag: NDArray[np.int32]) -> None:
+        """Count readings as ingested; ``tag`` int32, their numbers in the tag table."""
+        self._ingested.add(tag)
+
+    def connection_error(self, connection_id: UUID, error_type: str) -> None:
+        """Count one failure of a link."""
+        self._metrics.connection_errors.labels(self._label, str(connection_id), error_type).inc()
+
+    def unstorable(self, reason: str, count: int) -> None:
+        """Count values that have no number."""
+        self._metrics.readings_unstorable.labels(self._label, reason).inc(count)
+
+    def timestamp_substituted(self, clock: str, count: int) -> None:
+        """Count readings timed by the ``server`` clock or by ``arrival``."""
+        self._metrics.timestamps_substituted.labels(self._label, clock).inc(count)
+
+    def undecodable(self, connection_id: UUID) -> None:
+        """Count one Publish answer that could not be read."""
+        self._metrics.notifications_undecodable.labels(self._label, str(connection_id)).inc()
+
+    def queue_overflow(self, connection_id: UUID, count: int) -> None:
+        """Count values whose status has the overflow bit."""
+        self._metrics.queue_overflows.labels(self._label, str(connection_id)).inc(count)
+
+    def write_retry(self, reason: str) -> None:
+        """Count a write that failed; ``reason`` is a SQLSTATE or a short word."""
+        self._metrics.write_retries.labels(self._label, reason).inc()
+
+    def restarted(self) -> None:
+        """Count a restart of the tenant."""
+        self._metrics.tenant_restarts.labels(self._label).inc()

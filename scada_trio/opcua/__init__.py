@@ -1,0 +1,1 @@
+"""OPC UA: the only package that imports python-opcua."""

@@ -1,0 +1,49 @@
+"""What a connection shows of itself: written by the connection alone, read by whoever asks. Starts nothing."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+class ConnectionState(enum.StrEnum):
+    """Where a link is in its life."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    WAITING = "waiting"  # backing off before the next attempt
+    FAILED = "failed"  # the maximum of attempts in a row failed; goes on trying slowly
+    REFUSED = "refused"  # the device or the configuration says no
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True)
+class RefusedTag:
+    """A monitored item that the server did not create, and the name of its status code."""
+
+    node_id: str
+    status: str
+
+
+@dataclass(slots=True)
+class ConnectionStatus:
+    """State of one link; times are Unix seconds."""
+
+    state: ConnectionState = ConnectionState.CONNECTING
+    since: float = field(default_factory=time.time)
+    attempts_failed: int = 0
+    last_error: str | None = None
+    last_error_type: str | None = None
+    tags_monitored: int = 0
+    tags_refused: list[RefusedTag] = field(default_factory=list)
+    readings: int = 0
+    last_reading_at: float | None = None
+    unstorable: Counter[str] = field(default_factory=Counter)  # values without a number, by reason
+
+    def enter(self, state: ConnectionState) -> None:
+        """Move to ``state``; the time is kept when it is a change."""
+        if state is not self.state:
+            self.state = state
+            self.since = time.time()
