@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from uuid import UUID
 
 
 class ConnectionState(enum.StrEnum):
@@ -47,3 +49,23 @@ class ConnectionStatus:
         if state is not self.state:
             self.state = state
             self.since = time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSnapshot:
+    """One tenant as it is now; totals count readings since the process started, times are Unix seconds."""
+
+    tenant_id: UUID
+    name: str
+    state: str  # "running", "starting", "failed", "not migrated", ...
+    connections: Mapping[UUID, ConnectionStatus]
+    buffered: int
+    received_total: int
+    committed_total: int
+    last_commit_at: float | None
+    last_error: str | None
+
+    @property
+    def connected(self) -> int:
+        """Number of connected sessions."""
+        return sum(status.state is ConnectionState.CONNECTED for status in self.connections.values())
