@@ -92,6 +92,12 @@ class Metrics:
             tenant,
             registry=registry,
         )
+        self.readings_lost = Counter(
+            "scada_readings_lost",
+            "Accepted readings that were given up, by reason",
+            [*tenant, "reason"],
+            registry=registry,
+        )
         self.readings_unstorable = Counter(
             "scada_readings_unstorable",
             "Values without a number (strings, arrays, nulls, ...)",
@@ -222,6 +228,10 @@ class TenantMetrics:
     def connection_error(self, connection_id: UUID, error_type: str) -> None:
         """Count one failure of a link."""
         self._metrics.connection_errors.labels(self._label, str(connection_id), error_type).inc()
+
+    def lost(self, reason: str, count: int) -> None:
+        """Count accepted readings that will never be written."""
+        self._metrics.readings_lost.labels(self._label, reason).inc(count)
 
     def unstorable(self, reason: str, count: int) -> None:
         """Count values that have no number."""

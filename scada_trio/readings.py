@@ -140,3 +140,27 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.readings)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What became of a batch's readings; ``already`` where an earlier attempt had committed it: no count is known."""
+
+    inserted: int
+    duplicates: int = 0
+    replaced: int = 0
+    already: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadingRows:
+    """Readings of one well as they are stored, columns of equal length in the order asked for.
+
+    ``node_ids`` and ``qualities`` are text; ``time_us`` int64 µs since 1970 UTC; ``value`` float64.
+    """
+
+    well_id: UUID
+    node_ids: list[str]
+    time_us: NDArray[np.int64]
+    value: NDArray[np.float64]
+    qualities: list[str]

@@ -9,24 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 from uuid import UUID
 
-import numpy as np
-from numpy.typing import NDArray
-
 from scada_trio.desired import ConnectionSpec
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReadingRows:
-    """Readings of one well as they are stored, columns of equal length in the order asked for.
-
-    ``node_ids`` and ``qualities`` are text; ``time_us`` int64 µs since 1970 UTC; ``value`` float64.
-    """
-
-    well_id: UUID
-    node_ids: list[str]
-    time_us: NDArray[np.int64]
-    value: NDArray[np.float64]
-    qualities: list[str]
+from scada_trio.readings import ReadingRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +54,6 @@ class Backend(Protocol):
     async def health(self) -> Health:
         """The state of the whole, without waiting for a device."""
         ...
+
+
+__all__ = ["AggregatorStats", "Backend", "Health", "ReadingRows"]
