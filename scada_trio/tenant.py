@@ -27,7 +27,7 @@ from scada_trio.aggregator import Aggregator
 from scada_trio.buffer import ReadingBuffer
 from scada_trio.config import Settings
 from scada_trio.connection import Connection
-from scada_trio.desired import ConnectionSpec, TenantSpec
+from scada_trio.desired import TenantSpec
 from scada_trio.errors import DatabaseError
 from scada_trio.metrics import Metrics
 from scada_trio.readings import Batch, Delivery, ReadingRows, TagTable
@@ -46,7 +46,7 @@ _MAINTENANCE_RETRY_S = 30.0
 
 
 class Tenant:
-    """Lives as long as the tenant is wanted; `run` may be called again after it failed, and nothing accepted is lost."""
+    """Lives as long as the tenant is wanted; `run` may be called again after it failed: nothing accepted is lost."""
 
     def __init__(self, spec: TenantSpec, *, settings: Settings, metrics: Metrics, read_limiter: trio.CapacityLimiter):
         self.spec = spec
@@ -86,7 +86,10 @@ class Tenant:
         return self._stopping
 
     async def run(self) -> None:
-        """Returns after `stop`, with everything flushed unless the grace ran out (logged, with the number of readings)."""
+        """Returns after `stop`, with everything flushed unless the grace ran out (logged with the number of readings).
+
+        Raises what its tasks raise; what was accepted stays in the buffer for the next call.
+        """
         self._buffer.rewind()
         deliveries_in, deliveries = trio.open_memory_channel[Delivery](_DELIVERIES_WAITING)
         batches_in, batches = trio.open_memory_channel[Batch](1)
@@ -132,6 +135,10 @@ class Tenant:
     async def query_readings(self, well_id: UUID, start_us: int, end_us: int, limit: int) -> ReadingRows:
         """As `scada_trio.api.backend.Backend.query_readings`, on this tenant's own database; raises `DatabaseError`."""
         return await self._reader.query_readings(well_id, start_us, end_us, limit)
+
+    def count_restart(self) -> None:
+        """Count that `run` failed and is called again."""
+        self._metrics.restarted()
 
     @property
     def buffered(self) -> int:
