@@ -78,6 +78,10 @@ class ConfigurationRefused(ScadaError):
     """A well-formed change of the configuration that cannot be carried out; the text says why."""
 
 
+class SecretError(ScadaError):
+    """A stored secret cannot be read or written; says why and shows nothing of it."""
+
+
 class InvalidField(ScadaError):
     """A field of a request, row or file that is not of its form; names the field."""
 
