@@ -1,0 +1,1 @@
+"""Code that scripts/generate_proto.py makes from proto/scada.proto."""

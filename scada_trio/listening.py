@@ -1,0 +1,101 @@
+"""Listening sockets, and servers that end well: what the gRPC and the HTTP server share.
+
+Owns the translation of "cannot listen" to `ConfigError`, and the shield that gives a cancelled server time to say
+goodbye. Knows no protocol. Who calls `open_listening_sockets` closes the sockets.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from scada_trio.errors import ConfigError
+
+_BACKLOG: Final = 128
+# What waits this long for a peer that has stopped reading is given up by the kernel, so that no write outlives it.
+_STALLED_PEER_MS: Final = 10_000
+
+
+async def open_listening_sockets(host: str, port: int, *, variable_prefix: str) -> list[socket.socket]:
+    """Sockets that listen on every address of ``host``, all on the same port; 0 takes a free one.
+
+    Raises `ConfigError` naming ``<prefix>_HOST`` or ``<prefix>_PORT`` where that is impossible.
+    """
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise ConfigError(f"{variable_prefix}_HOST", f"the name {host!r} cannot be resolved") from None
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            taken = sockets[0].getsockname()[1] if sockets else port
+            sockets.append(_listen(family, (address[0], taken, *address[2:])))
+    except OSError as error:
+        close_all(sockets)
+        raise _config_error(variable_prefix, host, port, error) from None
+    return sockets
+
+
+def close_all(sockets: list[socket.socket]) -> None:
+    """Close every socket; closing one twice does no harm."""
+    for sock in sockets:
+        sock.close()
+
+
+def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if sys.platform == "linux":  # accepted sockets inherit it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED_PEER_MS)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _config_error(prefix: str, host: str, port: int, error: OSError) -> ConfigError:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return ConfigError(f"{prefix}_PORT", f"port {port} is already in use")
+        case errno.EACCES:
+            return ConfigError(f"{prefix}_PORT", f"listening on port {port} is not permitted")
+        case errno.EADDRNOTAVAIL:
+            return ConfigError(f"{prefix}_HOST", f"{host!r} is not an address of this machine")
+        case _:
+            return ConfigError(f"{prefix}_HOST", f"cannot listen on {host!r}: {os.strerror(error.errno or 0)}")
+
+
+@asynccontextmanager
+async def shielded_until_cancelled(grace_s: float) -> AsyncIterator[trio.Event]:
+    """Run the body out of reach of cancellation; the event tells it that it came, and ``grace_s`` later it is cut off.
+
+    The `trio.Cancelled` arrives when the body is left. An exception of the body arrives in an `ExceptionGroup`.
+    """
+    cancelled = trio.Event()
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope(shield=True) as shield:
+            nursery.start_soon(_tell_cancelled, cancelled, shield, grace_s, name="watch for cancellation")
+            yield cancelled
+        nursery.cancel_scope.cancel()
+
+
+async def _tell_cancelled(cancelled: trio.Event, shield: trio.CancelScope, grace_s: float) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        shield.deadline = trio.current_time() + grace_s
+        cancelled.set()
