@@ -80,7 +80,7 @@ class Service:
     ) -> None:
         """Serve until ``stop`` is set, then drain within the grace and return; ``started`` passes the `Addresses`.
 
-        Raises `ConfigError` where a port is taken and `DatabaseError` where the first reading of the configuration fails.
+        Raises `ConfigError` where a port is taken, `DatabaseError` where the configuration cannot be read at first.
         """
         settings = self._settings
         async with trio.open_nursery() as nursery:
@@ -217,7 +217,7 @@ class Service:
         for delay in full_jitter(1.0):
             try:
                 await tenant.run()
-            except Exception:  # noqa: BLE001 - supervision point: a tenant's failure stays its own
+            except Exception:  # supervision point: a tenant's failure stays its own
                 log.exception("tenant failed, starting it again", retry_in_s=round(delay, 1))
                 tenant.count_restart()
             if tenant.stopping:

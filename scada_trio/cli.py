@@ -1,0 +1,241 @@
+"""The command line: names, options, help, exit codes. What a command does stands in `scada_trio.commands`.
+
+Exit status 0 done, 1 it could not be done, 2 it was asked wrongly or the environment is wrong; one line says why.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import trio
+import typer
+from pydantic import SecretStr
+from rich.console import Console
+
+import scada_trio
+from scada_trio.config import Settings
+from scada_trio.errors import ConfigError, InvalidField, ScadaError
+from scada_trio.logs import configure_logging
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="""Multi-tenant SCADA ingestion: OPC UA subscriptions in, TimescaleDB out, gRPC and Prometheus beside.
+
+    Configured by environment variables (see .env.example). Without DATABASE_URL everything lives in an embedded
+    PostgreSQL under DATA_DIR.
+
+    First steps: scada-trio demo. In earnest: scada-trio migrate, tenant add NAME, connection add --help, check, serve.
+    """,
+)
+tenant_app = typer.Typer(no_args_is_help=True, help="Customers, each with a database of its own.")
+connection_app = typer.Typer(no_args_is_help=True, help="Links to OPC UA servers and the tags read from them.")
+app.add_typer(tenant_app, name="tenant")
+app.add_typer(connection_app, name="connection")
+
+out = Console(soft_wrap=True)
+
+
+class OutputFormat(StrEnum):
+    """How ``query`` prints."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one line on stderr."""
+    try:
+        app()
+    except (ConfigError, InvalidField) as error:
+        _fail(error, 2)
+    except ScadaError as error:
+        _fail(error, 1)
+    except BaseExceptionGroup as group:
+        errors = _leaves(group)
+        if not all(isinstance(error, ScadaError) for error in errors):
+            raise
+        _fail(errors[0], 2 if isinstance(errors[0], ConfigError | InvalidField) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+def _fail(error: BaseException, status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"scada-trio: {error}\n")
+    sys.exit(status)
+
+
+def _run(
+    command: Callable[..., Coroutine[Any, Any, None]], *args: object, quiet: bool = True, **kwargs: object
+) -> None:
+    """Load the settings, set logging up, run the command. Short commands log warnings only, to stderr."""
+    settings = Settings.load()
+    if quiet:
+        configure_logging("WARNING", "console", sys.stderr)
+    else:
+        configure_logging(settings.log_level, settings.log_format)
+    trio.run(partial(command, settings, *args, **kwargs))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"scada-trio {scada_trio.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def serve() -> None:
+    """Run the service until SIGTERM or Ctrl-C, then flush everything and exit."""
+    from scada_trio.commands.serve import serve as command
+
+    _run(command, quiet=False)
+
+
+@app.command()
+def demo(
+    wells: Annotated[int, typer.Option(min=1, max=100, help="Simulated wells for each of the two tenants.")] = 5,
+    interval_ms: Annotated[int, typer.Option(min=50, max=60_000, help="How often each tag gets a new value.")] = 1000,
+) -> None:
+    """Simulated wells, an embedded database and the service in one terminal; Ctrl-C ends it, data stays."""
+    from scada_trio.commands.demo import demo as command
+
+    settings = Settings.load()
+    configure_logging(settings.log_level, settings.log_format)
+    trio.run(partial(command, settings, wells=wells, interval_ms=interval_ms))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring master and tenant databases to the current schema; harmless to repeat, safe to run twice at once."""
+    from scada_trio.commands.tenants import migrate as command
+
+    _run(command, out)
+
+
+@app.command()
+def check() -> None:
+    """Tell whether configuration, databases and devices are as they should be: a line each; exit status 1 if not."""
+    from scada_trio.commands.check import check as command
+
+    _run(command, out)
+
+
+@app.command()
+def query(
+    tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")],
+    well: Annotated[UUID, typer.Option(help="Id of the well.")],
+    since: Annotated[str, typer.Option(help="15m, 2h, 7d ago; an ISO 8601 time (UTC unless it says); Unix seconds.")],
+    until: Annotated[str | None, typer.Option(help="As --since; now if left out.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="At most so many, the newest.")] = 50,
+    output: Annotated[OutputFormat, typer.Option("--format", help="How to print.")] = OutputFormat.TABLE,
+) -> None:
+    """Print a well's readings, newest first, straight from the tenant's database."""
+    from scada_trio.commands.query import query as command
+
+    _run(command, out, tenant=tenant, well_id=well, since=since, until=until, limit=limit, form=output.value)
+
+
+@tenant_app.command("add")
+def tenant_add(
+    name: Annotated[str, typer.Argument(help="Name of the tenant; unique.")],
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TENANT_DATABASE_URL",
+            help="postgresql:// URL of the tenant's database. Left out, one is created beside the master database.",
+        ),
+    ] = None,
+) -> None:
+    """Add a tenant: create or take its database, migrate it, store it."""
+    from scada_trio.commands.tenants import add_tenant as command
+
+    _run(command, out, name, database_url)
+
+
+@tenant_app.command("list")
+def tenant_list() -> None:
+    """List the tenants."""
+    from scada_trio.commands.tenants import list_tenants as command
+
+    _run(command, out)
+
+
+@connection_app.command("add")
+def connection_add(
+    tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")],
+    endpoint: Annotated[str, typer.Option(help="opc.tcp://HOST:PORT[/PATH] of the device.")],
+    tags: Annotated[
+        Path,
+        typer.Option(
+            help="CSV with a header, or JSON with a list of objects. Columns: well_id, node_id, tag_name, data_type, "
+            "unit, scaling_factor, deadband, tag_id; the first two are required.",
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="A name for people.")] = "",
+    security_mode: Annotated[str, typer.Option(help="None, Sign or SignAndEncrypt.")] = "None",
+    security_policy: Annotated[str, typer.Option(help="None, Basic256Sha256, ...")] = "None",
+    username: Annotated[str | None, typer.Option(help="User of the device; anonymous if left out.")] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="File with the password; asked for if left out and there is a user.")
+    ] = None,
+    connection_id: Annotated[
+        UUID | None, typer.Option("--id", help="Id of the connection; the same again replaces what is stored.")
+    ] = None,
+) -> None:
+    """Store a connection; a running service starts it at once."""
+    from scada_trio.commands.connections import NewConnection, add_connection
+
+    password = _password(password_file) if username else None
+    new = NewConnection(tenant, endpoint, tags, name, security_mode, security_policy, username, password, connection_id)
+    _run(add_connection, out, new)
+
+
+def _password(file: Path | None) -> SecretStr:
+    if file is None:
+        return SecretStr(typer.prompt("Password", hide_input=True, default="", show_default=False))
+    try:
+        return SecretStr(file.read_text(encoding="utf-8").rstrip("\r\n"))
+    except OSError as error:
+        raise InvalidField("--password-file", f"{error.strerror}: {file}") from error
+
+
+@connection_app.command("list")
+def connection_list(
+    tenant: Annotated[str | None, typer.Option(help="Name or id of the tenant; all if left out.")] = None,
+) -> None:
+    """List the active connections."""
+    from scada_trio.commands.connections import list_connections as command
+
+    _run(command, out, tenant)
+
+
+@connection_app.command("remove")
+def connection_remove(
+    connection_id: Annotated[UUID, typer.Argument(metavar="ID", help="Id of the connection.")],
+) -> None:
+    """Stop and deactivate a connection; its readings stay."""
+    from scada_trio.commands.connections import remove_connection as command
+
+    _run(command, out, connection_id)

@@ -1,0 +1,122 @@
+"""``demo``: a field of simulated wells, the embedded database and the very service that ``serve`` runs.
+
+Owns what is special about the demo: its two tenants, their wells, and what the terminal shows.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID, uuid5
+
+import structlog
+import trio
+from rich.console import Console
+
+from scada_trio.commands.serve import open_checked_master, run_until_signal
+from scada_trio.config import Settings
+from scada_trio.desired import ConnectionSpec
+from scada_trio.instance import Instance, open_instance
+from scada_trio.logs import recent_lines
+from scada_trio.readings import Tag
+from scada_trio.service import Addresses, Service
+from scada_trio.simulator.process import SimulatedWell, open_field
+from scada_trio.storage.master import MasterDatabase
+from scada_trio.storage.migrate import migrate_master, migrate_tenant
+from scada_trio.view import run_view
+
+log = structlog.get_logger()
+
+_NAMESPACE = UUID("7c9e4c1a-58a4-4a0c-9a5e-3f1de0a1b6f2")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoTenant:
+    """A tenant of the demo; its ids are made of its name, so that a second run finds the first one's data."""
+
+    name: str
+    database: str
+    seed: int
+
+    @property
+    def tenant_id(self) -> UUID:
+        """The same in every run."""
+        return uuid5(_NAMESPACE, self.name)
+
+
+TENANTS = (
+    DemoTenant("Permian Basin Operating", "scada_demo_permian", 1),
+    DemoTenant("Eagle Ford Resources", "scada_demo_eagle_ford", 2),
+)
+
+
+async def demo(settings: Settings, *, wells: int, interval_ms: int) -> None:
+    """Run until Ctrl-C; data stays in the database, so that the next run goes on with it."""
+    async with AsyncExitStack() as stack:
+        instance = await stack.enter_async_context(open_instance(settings))
+        if not instance.embedded:
+            await trio.to_thread.run_sync(migrate_master, instance.master_url)
+        master = await stack.enter_async_context(open_checked_master(settings, instance))
+        first: tuple[DemoTenant, SimulatedWell] | None = None
+        for tenant in TENANTS:
+            await _ensure_tenant(master, instance, tenant)
+            field = await stack.enter_async_context(open_field(wells, seed=tenant.seed, interval_ms=interval_ms))
+            for well in field:
+                await master.store_connection(_connection(tenant, well), None)
+            log.info("simulated wells started", tenant=tenant.name, wells=len(field))
+            first = first or (tenant, field[0])
+        assert first is not None
+        await run_until_signal(settings, instance, master, partial(_show, settings, *first))
+    Console(stderr=True).print("stopped; everything is flushed. Run it again and it finds its data.")
+
+
+async def _ensure_tenant(master: MasterDatabase, instance: Instance, tenant: DemoTenant) -> None:
+    if any(row.tenant_id == tenant.tenant_id for row in await master.list_tenants()):
+        url = await master.database_url(tenant.database)
+    else:
+        url = await master.create_database(tenant.database)
+        await master.add_tenant(tenant.tenant_id, tenant.name, instance.secrets.encrypt(url))
+    report = await trio.to_thread.run_sync(migrate_tenant, url)
+    log.info("tenant database migrated", tenant=tenant.name, applied=len(report.applied), flavour=report.flavour)
+
+
+def _connection(tenant: DemoTenant, well: SimulatedWell) -> ConnectionSpec:
+    return ConnectionSpec(
+        connection_id=uuid5(tenant.tenant_id, str(well.well_id)),
+        tenant_id=tenant.tenant_id,
+        name=well.name,
+        endpoint_url=well.endpoint_url,
+        tags=tuple(Tag(tag.tag_id, well.well_id, tag.node_id, tag.data_type, tag.name, tag.unit) for tag in well.tags),
+    )
+
+
+async def _show(
+    settings: Settings, tenant: DemoTenant, well: SimulatedWell, service: Service, addresses: Addresses
+) -> None:
+    """The live table on a terminal; elsewhere the logs go on and the addresses are one more line of them."""
+    footer = describe(settings, tenant, well, addresses)
+    if sys.stdout.isatty():
+        console = Console()
+        await run_view(service.snapshots, footer=footer, console=console, recent_logs=recent_lines())
+    else:
+        log.info(
+            "demo is running",
+            grpc="{}:{}".format(*addresses.grpc),
+            metrics="http://{}:{}/metrics".format(*addresses.http),
+            query=footer[-1].strip(),
+        )
+        await trio.sleep_forever()
+
+
+def describe(settings: Settings, tenant: DemoTenant, well: SimulatedWell, addresses: Addresses) -> Sequence[str]:
+    """Addresses and a ready-made query, as lines for a person."""
+    data_dir = "" if settings.database_url else f"DATA_DIR={settings.data_dir} "
+    return (
+        "gRPC     {}:{}  (scada.ScadaService, reflection on)".format(*addresses.grpc),
+        "metrics  http://{}:{}/metrics".format(*addresses.http),
+        "query it from another terminal:",
+        f"  {data_dir}{sys.argv[0]} query --tenant '{tenant.name}' --well {well.well_id} --since 5m",
+    )

@@ -1,0 +1,119 @@
+"""``query``: readings of a well, straight from the tenant's database."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Literal
+from uuid import UUID
+
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from scada_trio.commands.serve import open_checked_master
+from scada_trio.commands.tenants import find_tenant
+from scada_trio.config import Settings
+from scada_trio.errors import ConfigurationRefused, InvalidField
+from scada_trio.instance import open_instance
+from scada_trio.readings import ReadingRows
+from scada_trio.registry import Registry
+from scada_trio.storage.query import open_reader
+
+Format = Literal["table", "csv", "json"]
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+async def query(
+    settings: Settings,
+    console: Console,
+    *,
+    tenant: str,
+    well_id: UUID,
+    since: str,
+    until: str | None,
+    limit: int,
+    form: Format,
+) -> None:
+    """Print the newest ``limit`` readings of the well between ``since`` and ``until``, newest first."""
+    now_us = time.time_ns() // 1000
+    start_us = parse_time("--since", since, now_us)
+    end_us = now_us if until is None else parse_time("--until", until, now_us)
+    if end_us < start_us:
+        raise InvalidField("--until", "is before --since")
+    async with open_instance(settings) as instance, open_checked_master(settings, instance) as master:
+        registry = Registry(master, instance.secrets)
+        spec = (await registry.load())[await find_tenant(registry, tenant)]
+        if spec.problem:
+            raise ConfigurationRefused(f"tenant {spec.name}: {spec.problem}")
+        async with open_reader(
+            spec.database_url,
+            limiter=trio.CapacityLimiter(1),
+            connect_timeout_s=settings.db_connect_timeout_ms / 1000,
+            statement_timeout_s=settings.db_statement_timeout_ms / 1000,
+        ) as reader:
+            rows = await reader.query_readings(well_id, start_us, end_us, limit)
+    _PRINTERS[form](console, rows)
+
+
+def parse_time(option: str, text: str, now_us: int) -> int:
+    """µs since 1970 of ``15m``, ``2h``, ``7d`` ago, of an ISO 8601 time (UTC unless it says) or of Unix seconds."""
+    if match := re.fullmatch(r"(\d{1,9})([smhdw])", text):
+        return now_us - int(match[1]) * _UNITS_S[match[2]] * 1_000_000
+    if re.fullmatch(r"\d{9,11}", text):
+        return int(text) * 1_000_000
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidField(option, f"{text!r} is no time; give 15m, 2h, 7d, 2026-01-31T12:00 or Unix seconds") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1_000_000)
+
+
+def _iso(time_us: int) -> str:
+    return datetime.fromtimestamp(time_us / 1_000_000, UTC).isoformat(timespec="microseconds")
+
+
+def _print_table(console: Console, rows: ReadingRows) -> None:
+    table = Table("time", "tag", "value", "quality")
+    for node_id, time_us, value, quality in _zip(rows):
+        table.add_row(_iso(time_us), node_id, f"{value:.6g}", quality)
+    console.print(table)
+    console.print(f"{table.row_count} readings", highlight=False)
+
+
+def _print_csv(_console: Console, rows: ReadingRows) -> None:
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["timestamp", "well_id", "tag_node_id", "value", "quality"])
+    writer.writerows((_iso(t), rows.well_id, node, repr(value), quality) for node, t, value, quality in _zip(rows))
+
+
+def _print_json(_console: Console, rows: ReadingRows) -> None:
+    for node_id, time_us, value, quality in _zip(rows):
+        number = value if math.isfinite(value) else None  # JSON has no NaN
+        sys.stdout.write(
+            json.dumps(
+                {
+                    "timestamp": _iso(time_us),
+                    "well_id": str(rows.well_id),
+                    "tag_node_id": node_id,
+                    "value": number,
+                    "quality": quality,
+                }
+            )
+            + "\n"
+        )
+
+
+def _zip(rows: ReadingRows) -> zip[tuple[str, int, float, str]]:
+    return zip(rows.node_ids, rows.time_us.tolist(), rows.value.tolist(), rows.qualities, strict=True)
+
+
+_PRINTERS = {"table": _print_table, "csv": _print_csv, "json": _print_json}

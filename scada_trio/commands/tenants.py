@@ -1,0 +1,102 @@
+"""Tenants and schemas: ``migrate``, ``tenant add``, ``tenant list``."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from uuid import UUID, uuid4
+
+import trio
+from pydantic import SecretStr
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from scada_trio.commands.serve import open_checked_master
+from scada_trio.config import Settings
+from scada_trio.errors import ConfigurationRefused, ScadaError
+from scada_trio.instance import open_instance
+from scada_trio.registry import Registry
+from scada_trio.storage.migrate import MigrationReport, migrate_master, migrate_tenant
+
+
+async def migrate(settings: Settings, console: Console) -> None:
+    """Bring master and every tenant to the current schema; goes on past a tenant that fails, and says so at the end."""
+    failed: list[str] = []
+    async with open_instance(settings) as instance:
+        applied = await trio.to_thread.run_sync(migrate_master, instance.master_url)
+        console.print(f"master: {_count(applied)}", highlight=False)
+        async with open_checked_master(settings, instance) as master:
+            specs = await Registry(master, instance.secrets).load()
+        with Progress(
+            SpinnerColumn(), *Progress.get_default_columns(), TextColumn("{task.fields[tenant]}"), console=console
+        ) as progress:
+            task = progress.add_task("tenants", total=len(specs), tenant="", visible=len(specs) > 0)
+            for spec in specs.values():
+                progress.update(task, tenant=spec.name)
+                try:
+                    if spec.problem:
+                        raise ConfigurationRefused(spec.problem)
+                    report = await trio.to_thread.run_sync(migrate_tenant, spec.database_url)
+                except ScadaError as error:
+                    failed.append(spec.name)
+                    console.print(f"tenant {spec.name}: failed: {error}", highlight=False, markup=False)
+                else:
+                    console.print(f"tenant {spec.name}: {_describe(report)}", highlight=False, markup=False)
+                progress.advance(task)
+    if failed:
+        raise ScadaError(f"{len(failed)} of {len(specs)} tenants not migrated: {', '.join(failed)}")
+
+
+async def add_tenant(settings: Settings, console: Console, name: str, database_url: str | None) -> None:
+    """Create or take the tenant's database, migrate it, store the tenant: in that order, so none is stored broken."""
+    async with open_instance(settings) as instance, open_checked_master(settings, instance) as master:
+        if any(row.name == name for row in await master.list_tenants()):
+            raise ConfigurationRefused(f"a tenant named {name!r} exists already")
+        # encrypted first: without a key nothing is created that could not be stored
+        if database_url is None:
+            instance.secrets.encrypt(SecretStr("probe"))
+            url = await master.create_database(f"scada_tenant_{_slug(name)}")
+        else:
+            url = SecretStr(database_url)
+        stored = instance.secrets.encrypt(url)
+        report = await trio.to_thread.run_sync(partial(migrate_tenant, url))
+        tenant_id = uuid4()
+        await master.add_tenant(tenant_id, name, stored)
+    console.print(f"tenant {name} added: {tenant_id} ({_describe(report)})", highlight=False, markup=False)
+
+
+async def list_tenants(settings: Settings, console: Console) -> None:
+    """Every tenant with its status."""
+    async with open_instance(settings) as instance, open_checked_master(settings, instance) as master:
+        rows = await master.list_tenants()
+    if not rows:
+        console.print("no tenants; add one with: scada-trio tenant add NAME")
+        return
+    table = Table("id", "name", "status", "connections")
+    for row in rows:
+        table.add_row(str(row.tenant_id), row.name, row.status, str(row.connections))
+    console.print(table)
+
+
+async def find_tenant(registry: Registry, name_or_id: str) -> UUID:
+    """The running tenant with that id or that name; raises `ConfigurationRefused` naming what there is."""
+    specs = await registry.load()
+    for spec in specs.values():
+        if name_or_id in (str(spec.tenant_id), spec.name):
+            return spec.tenant_id
+    known = ", ".join(sorted(spec.name for spec in specs.values())) or "none"
+    raise ConfigurationRefused(f"no tenant {name_or_id!r} runs here; there are: {known}")
+
+
+def _slug(name: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:40]
+    return slug or uuid4().hex[:12]
+
+
+def _count(applied: list[str]) -> str:
+    return f"{len(applied)} migrations applied" if applied else "up to date"
+
+
+def _describe(report: MigrationReport) -> str:
+    return f"{_count(list(report.applied))}, {report.flavour}"

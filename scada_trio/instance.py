@@ -1,0 +1,70 @@
+"""Which master database and which key a process works with: the given ones, or the embedded ones in ``DATA_DIR``.
+
+Opened by every command; owns the embedded PostgreSQL where there is one, and closes it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets as random_secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+from pydantic import SecretStr
+
+from scada_trio.config import Settings
+from scada_trio.errors import ConfigError
+from scada_trio.secrets import SecretBox
+from scada_trio.storage.embedded import open_embedded
+from scada_trio.storage.migrate import migrate_master
+
+log = structlog.get_logger()
+
+_KEY_FILE = "encryption.key"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """``embedded`` tells whether the database lives in ``DATA_DIR`` and ends with this process."""
+
+    master_url: SecretStr
+    secrets: SecretBox
+    embedded: bool
+
+
+@asynccontextmanager
+async def open_instance(settings: Settings) -> AsyncIterator[Instance]:
+    """The master database of this process, running; an embedded one is migrated too.
+
+    Raises `ConfigError` where ``DATA_DIR`` cannot be used or the embedded server is not installed.
+    """
+    if settings.database_url is not None:
+        yield Instance(settings.database_url, SecretBox(settings.encryption_key), embedded=False)
+        return
+    key = settings.encryption_key or await trio.to_thread.run_sync(_load_or_make_key, settings.data_dir)
+    async with open_embedded(settings.data_dir / "postgres") as server:
+        log.info("DATABASE_URL is not set: using the embedded PostgreSQL", data_dir=str(settings.data_dir.resolve()))
+        await trio.to_thread.run_sync(partial(migrate_master, server.url))
+        yield Instance(server.url, SecretBox(key), embedded=True)
+
+
+def _load_or_make_key(data_dir: Path) -> SecretStr:
+    """The key that encrypts what the embedded master database stores; made once, readable by its owner alone."""
+    path = data_dir / _KEY_FILE
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return SecretStr(path.read_text().strip())
+        with os.fdopen(descriptor, "w") as file:
+            key = random_secrets.token_hex(16)
+            file.write(key + "\n")
+        return SecretStr(key)
+    except OSError as error:
+        raise ConfigError("DATA_DIR", f"{error.strerror}: {error.filename}") from error
