@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for row in reader:
             yield f"{path} line {reader.line_num}", row
     except csv.Error as error:
-        raise InvalidField(f"{path} line {reader.line_num}", str(error)) from error
+        raise InvalidField(f"{path} line {reader.line_num + 1}", str(error)) from error
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -86,9 +87,12 @@ def _tag(place: str, row: Mapping[str, Any], connection_id: UUID) -> Tag:
         if not text(column):
             return None
         try:
-            return float(text(column))
+            value = float(text(column))
         except ValueError:
-            raise InvalidField(f"{place} {column}", f"{text(column)!r} is not a number") from None
+            value = math.nan
+        if not math.isfinite(value):
+            raise InvalidField(f"{place} {column}", f"{text(column)!r} is not a number")
+        return value
 
     well_id = parse_uuid(f"{place} well_id", text("well_id"))
     node_id = parse_node_id(f"{place} node_id", text("node_id"))
