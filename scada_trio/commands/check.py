@@ -1,0 +1,110 @@
+"""``check``: is the configuration sound, is each database reachable and migrated, does each device answer.
+
+One line each, as it becomes known; raises at the end if anything is wrong, so that a script can rely on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import trio
+from rich.console import Console
+
+from scada_trio.commands.serve import open_checked_master
+from scada_trio.config import Settings
+from scada_trio.desired import ConnectionSpec, TenantSpec
+from scada_trio.errors import ConfigurationRefused, ScadaError
+from scada_trio.instance import Instance, open_instance
+from scada_trio.opcua.transport import open_transport, parse_endpoint
+from scada_trio.registry import Registry
+from scada_trio.storage.connect import safe_url
+from scada_trio.storage.tenant_db import check_tenant_database
+
+_AT_ONCE = 20
+
+
+class _Report:
+    """Prints a line a finding and counts the bad ones."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.failed = 0
+
+    async def probe(self, what: str, action: Callable[[], Awaitable[str]]) -> bool:
+        """Run ``action``; its text, or the text of its error, ends the line."""
+        try:
+            found = await action()
+        except ScadaError as error:
+            self.failed += 1
+            self._console.print(f"FAIL  {what}: {error}", highlight=False, markup=False)
+            return False
+        self._console.print(f"ok    {what}: {found}", highlight=False, markup=False)
+        return True
+
+
+async def check(settings: Settings, console: Console) -> None:
+    """Print the findings; raises `ScadaError` with their number if any is bad."""
+    report = _Report(console)
+    async with AsyncExitStack() as stack:
+        instance = await stack.enter_async_context(open_instance(settings))
+        console.print("ok    configuration: every variable has a usable value", highlight=False)
+        specs: dict[object, TenantSpec] = {}
+
+        async def master() -> str:
+            database = await stack.enter_async_context(open_checked_master(settings, instance))
+            specs.update(await Registry(database, instance.secrets).load())
+            return f"reachable, migrated, {len(specs)} tenants"
+
+        await report.probe(f"master database {_where(instance)}", master)
+        limiter = trio.CapacityLimiter(_AT_ONCE)
+        resolving = trio.CapacityLimiter(_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for spec in specs.values():
+                nursery.start_soon(_check_tenant, settings, report, limiter, spec)
+                for connection in spec.connections.values():
+                    nursery.start_soon(_check_device, settings, report, limiter, resolving, spec, connection)
+    if report.failed:
+        raise ScadaError(f"{report.failed} of the above are not as they should be")
+
+
+async def _check_tenant(settings: Settings, report: _Report, limiter: trio.CapacityLimiter, spec: TenantSpec) -> None:
+    async def database() -> str:
+        if spec.problem:
+            raise ConfigurationRefused(spec.problem)
+        await check_tenant_database(
+            spec.database_url,
+            connect_timeout_s=settings.db_connect_timeout_ms / 1000,
+            statement_timeout_s=settings.db_statement_timeout_ms / 1000,
+        )
+        return f"{safe_url(spec.database_url.get_secret_value())} reachable, migrated"
+
+    async with limiter:
+        await report.probe(f"tenant {spec.name}", database)
+
+
+async def _check_device(
+    settings: Settings,
+    report: _Report,
+    limiter: trio.CapacityLimiter,
+    resolving: trio.CapacityLimiter,
+    tenant: TenantSpec,
+    spec: ConnectionSpec,
+) -> None:
+    async def device() -> str:
+        if spec.problem:
+            raise ConfigurationRefused(spec.problem)
+        transport = await open_transport(
+            parse_endpoint(spec.endpoint_url), timeout_s=settings.device.connect_timeout_s, resolving=resolving
+        )
+        transport.sock.close()
+        return f"answers, {len(spec.tags)} tags configured"
+
+    async with limiter:
+        await report.probe(
+            f"connection {spec.name or spec.connection_id} of {tenant.name}, {spec.endpoint_url}", device
+        )
+
+
+def _where(instance: Instance) -> str:
+    return safe_url(instance.master_url.get_secret_value())
