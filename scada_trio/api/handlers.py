@@ -1,0 +1,135 @@
+"""The methods of ``scada.ScadaService`` and of ``grpc.health.v1.Health``.
+
+grpclib calls each in a task of its asyncio loop; each reads its request, asks the `Backend` in Trio, and sends one
+answer. Errors are raised as they are: the server turns them into statuses. Knows no socket and no listener.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import structlog
+import trio
+import trio_asyncio
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from grpclib.health.v1.health_grpc import HealthBase
+from grpclib.health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from scada_trio.api import convert
+from scada_trio.api._generated import scada_pb2
+from scada_trio.api._generated.scada_grpc import ScadaServiceBase
+from scada_trio.api.backend import Backend
+from scada_trio.errors import ConfigurationRefused, DatabaseError, UnknownTenant
+from scada_trio.validation import parse_uuid
+
+SERVICE_NAME: Final = "scada.ScadaService"
+DEFAULT_LIMIT: Final = 10_000
+_WATCH_EVERY_S: Final = 1.0
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+async def in_trio(function: Callable[..., Awaitable[T]], *args: object) -> T:
+    """Await a Trio function from an asyncio task; cancelling the one cancels the other."""
+    result: T = await trio_asyncio.trio_as_aio(function)(*args)
+    return result
+
+
+async def _request(stream: Any) -> Any:
+    request = await stream.recv_message()
+    if request is None:
+        raise GRPCError(Status.INVALID_ARGUMENT, "the call has no request message")
+    return request
+
+
+class ScadaHandlers(ScadaServiceBase):
+    """The service's own methods; see proto/scada.proto."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def QueryReadings(self, stream: Any) -> None:  # noqa: N802 - named by the contract
+        """The newest readings of one well, newest first."""
+        request: scada_pb2.QueryReadingsRequest = await _request(stream)
+        tenant_id = parse_uuid("tenant_id", request.tenant_id)
+        well_id = parse_uuid("well_id", request.well_id)
+        start_us, end_us = convert.interval_us(request)
+        rows = await in_trio(self._backend.query_readings, tenant_id, well_id, start_us, end_us, DEFAULT_LIMIT)
+        await stream.send_message(convert.readings_message(rows))
+
+    async def GetAggregatorStats(self, stream: Any) -> None:  # noqa: N802
+        """Numbers of one tenant's buffer."""
+        request: scada_pb2.GetAggregatorStatsRequest = await _request(stream)
+        tenant_id = parse_uuid("tenant_id", request.tenant_id)
+        stats = await in_trio(self._backend.aggregator_stats, tenant_id)
+        await stream.send_message(convert.stats_message(tenant_id, stats))
+
+    async def AddConnection(self, stream: Any) -> None:  # noqa: N802
+        """Store and start a connection; what cannot be carried out is told in the answer, not as a status."""
+        request: scada_pb2.AddConnectionRequest = await _request(stream)
+        spec = convert.connection_spec(request)
+        ids = {"tenant_id": str(spec.tenant_id), "connection_id": str(spec.connection_id)}
+        try:
+            await in_trio(self._backend.add_connection, spec)
+        except (ConfigurationRefused, UnknownTenant, DatabaseError) as error:
+            log.warning("connection not added", **ids, error=str(error))
+            response = scada_pb2.AddConnectionResponse(success=False, error=str(error))
+        else:
+            log.info("connection added", **ids, tags_count=len(spec.tags))
+            response = scada_pb2.AddConnectionResponse(success=True)
+        await stream.send_message(response)
+
+    async def RemoveConnection(self, stream: Any) -> None:  # noqa: N802
+        """Stop a connection; ``success`` is false where no connection ever had that id."""
+        request: scada_pb2.RemoveConnectionRequest = await _request(stream)
+        connection_id = parse_uuid("connection_id", request.connection_id)
+        known = await in_trio(self._backend.remove_connection, connection_id)
+        log.info("connection removed" if known else "no such connection", connection_id=str(connection_id))
+        await stream.send_message(scada_pb2.RemoveConnectionResponse(success=known))
+
+    async def HealthCheck(self, stream: Any) -> None:  # noqa: N802
+        """The state of the whole."""
+        await _request(stream)
+        await stream.send_message(convert.health_message(await in_trio(self._backend.health)))
+
+
+class HealthHandlers(HealthBase):  # type: ignore[misc]
+    """gRPC health checking (grpc.health.v1): NOT_SERVING while unhealthy or stopping, for both names we answer to."""
+
+    def __init__(self, backend: Backend, stop: trio.Event) -> None:
+        self._backend = backend
+        self._stop = stop
+
+    async def Check(self, stream: Any) -> None:  # noqa: N802
+        """The state now; NOT_FOUND for a service that is not ours."""
+        request: HealthCheckRequest = await _request(stream)
+        if request.service not in ("", SERVICE_NAME):
+            raise GRPCError(Status.NOT_FOUND, "no such service")
+        await stream.send_message(HealthCheckResponse(status=await in_trio(self._serving)))
+
+    async def Watch(self, stream: Any) -> None:  # noqa: N802
+        """The state now and whenever it changes, until the server stops."""
+        request: HealthCheckRequest = await _request(stream)
+        ours = request.service in ("", SERVICE_NAME)
+        sent = None
+        while True:
+            stopping = self._stop.is_set()
+            status = await in_trio(self._serving) if ours else HealthCheckResponse.SERVICE_UNKNOWN
+            if status != sent:
+                await stream.send_message(HealthCheckResponse(status=status))
+                sent = status
+            if stopping:
+                return
+            await in_trio(self._until_stop_or_next_look)
+
+    async def _serving(self) -> HealthCheckResponse.ServingStatus.ValueType:
+        if self._stop.is_set() or (await self._backend.health()).status == "unhealthy":
+            return HealthCheckResponse.NOT_SERVING
+        return HealthCheckResponse.SERVING
+
+    async def _until_stop_or_next_look(self) -> None:
+        with trio.move_on_after(_WATCH_EVERY_S):
+            await self._stop.wait()

@@ -1,0 +1,225 @@
+"""The gRPC server: listening, the guard around every call, the drain. The only module that knows asyncio.
+
+    serve_grpc (Trio) ── open_loop ── GrpcServer (grpclib, asyncio)
+                                        ├─ one _Connection a client, retired when it is quiet
+                                        └─ every call ── _guarded ── handler ── Backend (Trio)
+
+grpclib runs on an asyncio loop that trio-asyncio drives inside our nursery; the loop lives as long as `serve_grpc`.
+What grpclib keeps private and is used here (`_protocol_factory`, a handler's `_tasks`, a connection's `_transport`)
+stands in this module and in `limits`, nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import weakref
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+import structlog
+import trio
+import trio_asyncio
+from grpclib.const import Status
+from grpclib.events import RecvRequest, listen
+from grpclib.exceptions import GRPCError
+from grpclib.protocol import H2Protocol
+from grpclib.reflection.service import ServerReflection
+from grpclib.server import Server
+from h2.exceptions import StreamClosedError
+
+from scada_trio.api.backend import Backend
+from scada_trio.api.convert import as_grpc_error
+from scada_trio.api.handlers import HealthHandlers, ScadaHandlers
+from scada_trio.api.limits import BoundedStream
+from scada_trio.listening import close_all, open_listening_sockets, shielded_until_cancelled
+
+log = structlog.get_logger()
+
+_GOODBYE_S: Final = 0.5  # for a client to close its side after GOAWAY
+_HANDLERS_END_S: Final = 1.0  # for cancelled handlers to unwind
+_HARD_STOP_S: Final = _GOODBYE_S + _HANDLERS_END_S + 0.5
+_UNCOUNTED: Final = "/grpc.reflection."  # a client may hold such a call open for ever; it must not hold up a drain
+
+
+async def serve_grpc(
+    backend: Backend,
+    *,
+    host: str,
+    port: int,
+    max_message_bytes: int,
+    drain_s: float,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until ``stop`` is set, then drain and return; ``started`` passes the host and the bound port.
+
+    The drain closes the listener, then each client's connection as soon as no call of it runs, at the latest after
+    ``drain_s``; calls that still run then are answered UNAVAILABLE. Cancelled, it does the same without waiting.
+    Raises `ConfigError` naming GRPC_HOST or GRPC_PORT where it cannot listen. Opens its own asyncio loop.
+    """
+    sockets = await open_listening_sockets(host, port, variable_prefix="GRPC")
+    try:
+        bound: int = sockets[0].getsockname()[1]
+        async with shielded_until_cancelled(_HARD_STOP_S) as cancelled, trio_asyncio.open_loop():
+            server = GrpcServer(backend, stop=stop, max_message_bytes=max_message_bytes)
+            await trio_asyncio.aio_as_trio(server.listen)(sockets)
+            task_status.started((host, bound))
+            await _unless(cancelled, stop.wait)
+            log.info("gRPC server draining", calls=server.live_calls)
+            with trio.move_on_after(drain_s):
+                await _unless(cancelled, trio_asyncio.aio_as_trio(server.retire))
+            await trio_asyncio.aio_as_trio(server.cut_short)()
+    finally:
+        close_all(sockets)
+
+
+async def _unless(event: trio.Event, function: Callable[[], Awaitable[object]]) -> None:
+    """Await ``function()``, and give it up when ``event`` is set."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_after, event, nursery.cancel_scope)
+        await function()
+        nursery.cancel_scope.cancel()
+
+
+async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+class _Connection(H2Protocol):  # type: ignore[misc]
+    """One client's connection, and how it ends."""
+
+    def __init__(self, server: GrpcServer, plain: Any) -> None:
+        super().__init__(plain.handler, plain.config, plain.h2_config)
+        self._server = server
+        self._lost = asyncio.Event()
+
+    @property
+    def live(self) -> set[asyncio.Task[None]]:
+        """Tasks of the calls that run and that a drain waits for."""
+        return {task for task in self.handler._tasks.values() if not task.done() and self._server.counts(task)}
+
+    def connection_made(self, transport: Any) -> None:
+        """See `asyncio.Protocol`; a client that comes while the listener closes is turned away."""
+        super().connection_made(transport)
+        self._server.connections.add(self)
+        if self._server.stopping:
+            transport.abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._server.connections.discard(self)
+        self._lost.set()
+        super().connection_lost(exc)
+
+    async def retire(self) -> None:
+        """Wait for a moment without a call, then close. A request that is under way then is not lost.
+
+        GOAWAY carries the last call that was accepted; the client sends later ones again elsewhere (RFC 9113, 6.8).
+        """
+        while live := self.live:
+            await asyncio.wait(live, return_when=asyncio.FIRST_COMPLETED)
+        await self.say_goodbye()
+
+    async def cut_short(self) -> None:
+        """Cancel the calls that run, give them a moment to answer, then close."""
+        if live := self.live:
+            for task in live:
+                task.cancel()
+            await asyncio.wait(live, timeout=_HANDLERS_END_S)
+        await self.say_goodbye()
+
+    async def say_goodbye(self) -> None:
+        """Close in order: GOAWAY, end of our side, and the socket when the client has closed its own."""
+        if self.connection.is_closing():
+            return
+        transport = self.connection._transport
+        self.connection._connection.close_connection()
+        self.connection.flush()
+        transport.write_eof()
+        try:
+            await asyncio.wait_for(self._lost.wait(), _GOODBYE_S)
+        except TimeoutError:
+            transport.abort()
+
+
+class GrpcServer(Server):  # type: ignore[misc]
+    """grpclib's server with a guard around every call and an orderly end; made inside the asyncio loop."""
+
+    def __init__(self, backend: Backend, *, stop: trio.Event, max_message_bytes: int) -> None:
+        services = [ScadaHandlers(backend), HealthHandlers(backend, stop)]
+        super().__init__(ServerReflection.extend(services))
+        self.connections: set[_Connection] = set()
+        self.stopping = False
+        self._cutting = False
+        self._max_message_bytes = max_message_bytes
+        self._listeners: list[asyncio.Server] = []
+        self._uncounted: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        listen(self, RecvRequest, self._on_request)
+
+    @property
+    def live_calls(self) -> int:
+        """Calls that run now and that a drain waits for."""
+        return sum(len(connection.live) for connection in self.connections)
+
+    def counts(self, task: asyncio.Task[Any]) -> bool:
+        """Whether a drain waits for the call that runs in ``task``."""
+        return task not in self._uncounted
+
+    async def listen(self, sockets: list[socket.socket]) -> None:
+        """Accept clients on ``sockets``, which the server closes from now on."""
+        for sock in sockets:
+            self._listeners.append(await self._loop.create_server(self._protocol_factory, sock=sock))
+
+    async def retire(self) -> None:
+        """Stop listening, and return when the last call has ended and every connection is closed."""
+        self._stop_listening()
+        async with asyncio.TaskGroup() as group:
+            for connection in list(self.connections):
+                group.create_task(connection.retire())
+
+    async def cut_short(self) -> None:
+        """Stop listening, cancel what still runs, and close every connection, within about 1.5 s."""
+        self._stop_listening()
+        self._cutting = True
+        async with asyncio.TaskGroup() as group:
+            for connection in list(self.connections):
+                group.create_task(connection.cut_short())
+
+    def _stop_listening(self) -> None:
+        self.stopping = True
+        for listener in self._listeners:
+            listener.close()
+
+    def _protocol_factory(self) -> _Connection:
+        return _Connection(self, super()._protocol_factory())
+
+    async def _on_request(self, event: RecvRequest) -> None:
+        event.method_func = partial(self._guarded, event.method_func, event.method_name)
+
+    async def _guarded(self, method: Any, name: str, stream: Any) -> None:
+        """Every call passes here: bounded messages in, statuses out.
+
+        grpclib calls it, and answers UNKNOWN to whatever it does not know; so this is the last place to catch
+        an `Exception` and to log it with its traceback.
+        """
+        stream._stream = BoundedStream(stream._stream, self._max_message_bytes)
+        task = asyncio.current_task()
+        if task is not None and name.startswith(_UNCOUNTED):
+            self._uncounted.add(task)
+        try:
+            await method(stream)
+        except asyncio.CancelledError:
+            if not self._cutting or stream._stream.wrapper.cancelled:
+                raise  # the client cancelled, or its deadline passed: grpclib knows which
+            raise GRPCError(Status.UNAVAILABLE, "the service is stopping") from None
+        except StreamClosedError:
+            raise GRPCError(Status.CANCELLED, "the client is gone") from None
+        except Exception as error:
+            status = as_grpc_error(error)
+            if status is None:
+                log.exception("call failed", method=name)
+                status = GRPCError(Status.INTERNAL, "internal error")
+            raise status from None
