@@ -1,0 +1,314 @@
+"""One link's life: connect, subscribe, forward, notice that it broke, back off, connect again.
+
+Owns when to try and when to give in, and what the link shows of itself. Knows no database and no other connection; the
+tenant starts `Connection.run` in its inner nursery and stops it by cancelling that.
+
+    run ─► attempt ─► open_session ─► log in ─► open_subscription ─► apply tags ─► watch ─┐
+      ▲                                                                                     │ DeviceError, update()
+      └────────────────────────────────── back off ◄────────────────────────────────────────┘
+
+This is one of the service's two supervision points: an unexpected error of one link is logged, counted and treated as a
+failed attempt, so that it costs one device and not its tenant.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from typing import Final
+
+import structlog
+import trio
+
+from scada_trio.backoff import full_jitter
+from scada_trio.config import DeviceSettings
+from scada_trio.desired import ConnectionSpec
+from scada_trio.errors import DeviceError, DeviceProtocolError, DeviceRefused
+from scada_trio.metrics import TenantMetrics
+from scada_trio.opcua.notifications import PublishResult
+from scada_trio.opcua.session import Session, open_session
+from scada_trio.opcua.subscription import Subscription, open_subscription
+from scada_trio.readings import Delivery, TagTable
+from scada_trio.status import ConnectionState, ConnectionStatus
+
+_SETTLED_AFTER_S: Final = 60.0
+"""A session that lived this long, or delivered, ends the count of failures."""
+_QUIET_S: Final = 300.0
+"""The same failure of a device is logged once in this time."""
+
+
+class InternalFault(DeviceError):
+    """An unexpected error in one link: a bug, kept from the other links of the tenant."""
+
+    error_type = "internal"
+
+
+class Connection:
+    """Keeps one device connected for as long as `run` runs.
+
+    ``spec`` is what is wanted, ``status`` what is. ``deliver`` is this connection's own clone of the channel's sending
+    end. ``limiter`` bounds the tenant's worker threads; ``connecting`` how many of its links log in and create items at
+    the same time. A device has answered Hello before it takes a place in either, so dead ones hold up nobody.
+    """
+
+    def __init__(
+        self,
+        spec: ConnectionSpec,
+        *,
+        tags: TagTable,
+        deliver: trio.MemorySendChannel[Delivery],
+        limiter: trio.CapacityLimiter,
+        connecting: trio.CapacityLimiter,
+        settings: DeviceSettings,
+        metrics: TenantMetrics,
+    ) -> None:
+        self.spec = spec
+        self.status = ConnectionStatus()
+        self._tags = tags
+        self._deliver = deliver
+        self._limiter = limiter
+        self._connecting = connecting
+        self._resolving = trio.CapacityLimiter(1)  # a name that does not resolve holds up this connection only
+        self._settings = settings
+        self._metrics = metrics
+        self._changed = trio.Event()
+        self._attempt_scope: trio.CancelScope | None = None
+        self._delays = self._new_delays()
+        self._failures = FailureLog(spec)
+
+    def update(self, spec: ConnectionSpec) -> None:
+        """Make ``spec``, of the same connection id, what is wanted.
+
+        Where only tags or the name differ they are applied to the live subscription, and other tags do not notice;
+        else the link is dropped. A link that waits for its next attempt, or was given up, is tried at once.
+        """
+        if spec == self.spec:
+            return
+        relink = _link_fields(spec) != _link_fields(self.spec)
+        self.spec = spec
+        self._failures.names = _names(spec)
+        self._forget_failures()
+        self._changed.set()
+        if relink and self._attempt_scope is not None:
+            self._attempt_scope.cancel()
+
+    async def run(self) -> None:
+        """Returns only when cancelled, then with the session closed on the server and ``deliver`` closed.
+
+        Raises no `DeviceError`. Raises what it met where nobody takes deliveries any more.
+        """
+        with self._deliver:
+            try:
+                while True:
+                    self._changed = trio.Event()
+                    if self.spec.problem is not None:
+                        await self._wait_for_change(self.spec.problem)
+                        continue
+                    error = await self._attempt()
+                    if error is not None:
+                        await self._back_off(error)
+            finally:
+                self.status.enter(ConnectionState.STOPPED)
+
+    # ---- one attempt
+
+    async def _attempt(self) -> DeviceError | None:
+        """Hold the link until it fails; returns why, None where `update` asked for another."""
+        if self.status.state not in (ConnectionState.FAILED, ConnectionState.REFUSED):
+            self.status.enter(ConnectionState.CONNECTING)
+        with trio.CancelScope() as self._attempt_scope:
+            try:
+                await self._hold_link()
+            except DeviceError as error:
+                return error
+            except Exception as error:
+                if self._deliver.statistics().open_receive_channels == 0:
+                    raise
+                self._failures.unexpected(error)
+                return InternalFault(f"internal error: {type(error).__name__}")
+            finally:
+                self._attempt_scope = None
+        return None
+
+    async def _hold_link(self) -> None:
+        opening = open_session(self.spec, settings=self._settings, limiter=self._limiter, resolving=self._resolving)
+        async with opening as session, AsyncExitStack() as stack:
+            async with self._connecting:
+                await session.log_in()
+                subscription = await stack.enter_async_context(
+                    open_subscription(session, tags=self._tags, deliver=self._deliver, observer=self)
+                )
+                await subscription.apply(self.spec.tags)
+            await self._watch_connected(session, subscription)
+
+    async def _watch_connected(self, session: Session, subscription: Subscription) -> None:
+        connected_at = trio.current_time()
+        self.status.last_error = self.status.last_error_type = None
+        self.status.enter(ConnectionState.CONNECTED)
+        self._show_tags(subscription)
+        self._metrics.active_connections.inc()
+        self._failures.connected(tags_count=len(subscription))
+        try:
+            await self._watch(session, subscription)
+        finally:
+            self._metrics.active_connections.dec()
+            self.status.tags_monitored = 0
+            if trio.current_time() - connected_at >= _SETTLED_AFTER_S:
+                self._forget_failures()
+
+    async def _watch(self, session: Session, subscription: Subscription) -> None:
+        """Follow the tags that are wanted, keep the session up, and look whether the device still speaks."""
+        retry_at = trio.current_time() + self._settings.slow_retry_s
+        while True:
+            due_at = min(
+                session.upkeep_at, subscription.silent_at, retry_at if subscription.refused else retry_at + 3600
+            )
+            with trio.move_on_at(due_at):
+                await self._changed.wait()
+            now = trio.current_time()
+            if self._changed.is_set() or now >= retry_at:
+                self._changed = trio.Event()
+                retry_at = now + self._settings.slow_retry_s
+                await subscription.apply(self.spec.tags)
+                self._show_tags(subscription)
+            await session.keep_up()
+            await subscription.check_silence()
+
+    def _show_tags(self, subscription: Subscription) -> None:
+        self.status.tags_monitored = len(subscription)
+        self.status.tags_refused = subscription.refused
+
+    # ---- between attempts
+
+    async def _wait_for_change(self, problem: str) -> None:
+        """The row cannot be used as it is: say so and wait for another one."""
+        error = DeviceRefused(problem)
+        self._note(error)
+        self.status.enter(ConnectionState.REFUSED)
+        self._failures.failed(error, attempts=self.status.attempts_failed, retry_in_s=None)
+        await self._changed.wait()
+
+    async def _back_off(self, error: DeviceError) -> None:
+        """Wait until the next attempt, or until `update`.
+
+        Full jitter from the configured delay up to its cap; after ``max_attempts`` failures in a row the slow interval.
+        A device that refuses us gets at least the cap between attempts: asking faster changes nothing, and a wrong
+        password asked often locks accounts.
+        """
+        self._note(error)
+        settings = self._settings
+        given_up = 0 < settings.max_attempts <= self.status.attempts_failed
+        if given_up:
+            delay_s = settings.slow_retry_s
+        elif isinstance(error, DeviceRefused):
+            delay_s = settings.max_backoff_s + next(self._delays)
+        else:
+            delay_s = next(self._delays)
+        if isinstance(error, DeviceRefused):
+            self.status.enter(ConnectionState.REFUSED)
+        else:
+            self.status.enter(ConnectionState.FAILED if given_up else ConnectionState.WAITING)
+        self._failures.failed(error, attempts=self.status.attempts_failed, retry_in_s=delay_s)
+        with trio.move_on_after(delay_s):
+            await self._changed.wait()
+
+    def _note(self, error: DeviceError) -> None:
+        self.status.attempts_failed += 1
+        self.status.last_error = str(error)
+        self.status.last_error_type = error.error_type
+        self._metrics.connection_error(self.spec.connection_id, error.error_type)
+
+    def _forget_failures(self) -> None:
+        self.status.attempts_failed = 0
+        self._delays = self._new_delays()
+
+    def _new_delays(self) -> Iterator[float]:
+        return full_jitter(self._settings.reconnect_delay_s, cap_s=self._settings.max_backoff_s)
+
+    # ---- what the publisher sees (`PublishObserver`)
+
+    def received(self, result: PublishResult) -> None:
+        """Count one notification."""
+        if result.block is not None:
+            self.status.readings += len(result.block)
+            self.status.last_reading_at = time.time()
+            if self.status.attempts_failed:
+                self._forget_failures()
+        for reason, count in result.unstorable.items():
+            self.status.unstorable[reason] += count
+            self._metrics.unstorable(reason, count)
+        if result.server_timed:
+            self._metrics.timestamp_substituted("server", result.server_timed)
+        if result.arrival_timed:
+            self._metrics.timestamp_substituted("arrival", result.arrival_timed)
+        if result.overflowed:
+            self._metrics.queue_overflow(self.spec.connection_id, result.overflowed)
+
+    def undecodable(self, error: DeviceProtocolError) -> None:
+        """Count an answer that could not be read; the session goes on, since its next answer may be whole."""
+        self._metrics.undecodable(self.spec.connection_id)
+        self._metrics.connection_error(self.spec.connection_id, error.error_type)
+        self._failures.lost("notification cannot be read", error=str(error))
+
+    def gap(self, expected: int, received: int) -> None:
+        """Count notifications that never came."""
+        self._metrics.connection_error(self.spec.connection_id, "sequence_gap")
+        self._failures.lost("notifications missing", expected=expected, received=received)
+
+
+class FailureLog:
+    """What a connection logs of its ups and downs: the first of a kind, then one in ``_QUIET_S``, so that a thousand
+    devices without power do not fill a disk.
+    """
+
+    def __init__(self, spec: ConnectionSpec) -> None:
+        self.names = _names(spec)
+        self._log = structlog.get_logger()
+        self._said: dict[str, float] = {}
+
+    def connected(self, *, tags_count: int) -> None:
+        """The link is up with ``tags_count`` monitored items."""
+        if self._may_say("connected"):
+            self._log.info("OPC UA connection established", **self.names, tags_count=tags_count)
+
+    def failed(self, error: DeviceError, *, attempts: int, retry_in_s: float | None) -> None:
+        """An attempt failed or the link broke; ``retry_in_s`` None waits for another configuration."""
+        if self._may_say(error.error_type):
+            self._said.pop("connected", None)  # so that the log also says when it is over
+            retry = None if retry_in_s is None else round(retry_in_s, 1)
+            detail = {"error": str(error), "error_type": error.error_type, "attempts": attempts, "retry_in_s": retry}
+            self._log.warning("OPC UA connection failed", **self.names, **detail)
+
+    def lost(self, event: str, **detail: object) -> None:
+        """Readings were lost on the way."""
+        if self._may_say(event):
+            self._log.warning(f"OPC UA {event}", **self.names, **detail)
+
+    def unexpected(self, error: Exception) -> None:
+        """A bug; always said, with its traceback."""
+        self._log.error("OPC UA connection met an unexpected error", **self.names, exc_info=error)
+
+    def _may_say(self, kind: str) -> bool:
+        now = trio.current_time()
+        if now - self._said.get(kind, -_QUIET_S) < _QUIET_S:
+            return False
+        self._said[kind] = now
+        return True
+
+
+def _names(spec: ConnectionSpec) -> dict[str, str]:
+    return {"connection_id": str(spec.connection_id), "tenant_id": str(spec.tenant_id)}
+
+
+def _link_fields(spec: ConnectionSpec) -> tuple[object, ...]:
+    """What a session depends on; everything else changes under a live link."""
+    return (
+        spec.endpoint_url,
+        spec.security_mode,
+        spec.security_policy,
+        spec.username,
+        spec.password,
+        spec.allow_plaintext_password,
+        spec.problem,
+    )

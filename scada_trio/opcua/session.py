@@ -1,0 +1,283 @@
+"""A session with a device: the scope in which its socket is pumped and its calls are made.
+
+Owns the socket, the two tasks that serve it and the session on the server; knows no tag and no reading. The connection
+opens `open_session`, which closes everything when its block is left: task, thread, socket, the session on the server.
+
+    open_session
+      ├─ pump      socket ──► frames ──► LinkSocket.take ──► callers, on_publish
+      ├─ backlog   bytes that the socket did not take at once
+      └─ block     log_in, call (a worker thread each), keep_up
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+import outcome
+import trio
+from opcua import ua
+
+from scada_trio.config import DeviceSettings
+from scada_trio.desired import ConnectionSpec
+from scada_trio.errors import DeviceError, DeviceSilent, DeviceUnreachable
+from scada_trio.opcua.client import LinkClient, LinkSocket
+from scada_trio.opcua.faults import translated
+from scada_trio.opcua.security import policy_of, set_user
+from scada_trio.opcua.transport import MAX_CHUNK_BYTES, OpenTransport, open_transport, parse_endpoint
+
+T = TypeVar("T")
+
+_GOODBYE_S: Final = 2.0
+"""How long a device may take to answer CloseSession before the socket is closed under it."""
+_RENEW_AT: Final = 0.75
+"""Part of the channel's lifetime after which it is renewed (OPC UA Part 4, 5.5.2.1 recommends 75 %)."""
+_PINGS_A_TIMEOUT: Final = 3
+"""An idle session is touched this many times a session timeout, so that one lost answer does not end it."""
+
+
+@asynccontextmanager
+async def open_session(
+    spec: ConnectionSpec,
+    *,
+    settings: DeviceSettings,
+    limiter: trio.CapacityLimiter,
+    resolving: trio.CapacityLimiter,
+) -> AsyncIterator[Session]:
+    """Connect to the device and say Hello; the block then calls `Session.log_in`.
+
+    Raises `DeviceError`s only as themselves, never in a group: the one that ended the link, whichever task met it. The
+    block is cancelled when the link breaks. On the way out the session is closed on the server within two seconds
+    where the link is whole, cancelled or not. ``limiter`` bounds the tenant's worker threads.
+    """
+    endpoint = parse_endpoint(spec.endpoint_url)
+    policy = policy_of(spec)
+    transport = await open_transport(endpoint, timeout_s=settings.connect_timeout_s, resolving=resolving)
+    session = Session(spec, transport, policy, settings=settings, limiter=limiter)
+    try:
+        async with trio.open_nursery() as nursery:
+            session.scope = nursery.cancel_scope
+            nursery.start_soon(session.run_pump, name=f"connection {spec.connection_id} pump")
+            nursery.start_soon(session.run_backlog, name=f"connection {spec.connection_id} backlog")
+            try:
+                yield session
+            except DeviceError as error:
+                session.error = session.error or error
+            nursery.cancel_scope.cancel()
+        ended_by = session.error
+    finally:
+        with trio.move_on_after(_GOODBYE_S, shield=True):
+            await session.say_goodbye()
+        session.close()
+    if ended_by is not None:
+        raise ended_by
+
+
+class Session:
+    """One link, from Hello on. Made by `open_session`; used in the Trio thread.
+
+    ``error`` is what ended the link. ``heard_at`` and ``sent_at`` are Trio times of the last bytes from the device and
+    of the last request that keeps the session alive.
+    """
+
+    def __init__(
+        self,
+        spec: ConnectionSpec,
+        transport: OpenTransport,
+        policy: ua.SecurityPolicy,
+        *,
+        settings: DeviceSettings,
+        limiter: trio.CapacityLimiter,
+    ) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.error: DeviceError | None = None
+        self.scope = trio.CancelScope()
+        self.closing = False
+        self.heard_at = self.sent_at = trio.current_time()
+        self._limiter = limiter
+        self._frames = transport.frames
+        self._waiting = transport.waiting
+        self._backlogged = trio.Event()
+        self._trio = trio.lowlevel.current_trio_token()
+        self._created = False
+        self._pinged_at: float | None = None
+        self._renew_at = self._expires_at = math.inf
+        self.link = LinkSocket(
+            transport.sock,
+            timeout_s=settings.connect_timeout_s,
+            policy=policy,
+            send_chunk_bytes=transport.send_chunk_bytes,
+            on_backlog=self._watch_backlog,
+        )
+        self.client = LinkClient(
+            spec.endpoint_url, self.link, policy=policy, session_timeout_s=settings.session_timeout_s
+        )
+
+    async def log_in(self) -> None:
+        """Open the channel, create and activate the session (Part 4, 5.5.2, 5.6.2, 5.6.3). Raises `DeviceError`."""
+        await self.call("logging in", self._log_in)
+        self._plan_renewal()
+
+    def _log_in(self) -> None:
+        client = self.client
+        with translated("OpenSecureChannel"):
+            client.open_secure_channel()
+        with translated("CreateSession"):
+            created = client.create_session()
+            self._created = True
+        with translated("ActivateSession"):
+            set_user(client, self.spec, created)
+            activated = client.activate_session(username=client._username, password=client._password)
+            client.set_password(None)
+            client._server_nonce = activated.ServerNonce
+
+    async def call(self, context: str, function: Callable[[], T]) -> T:
+        """Run blocking ``function`` in a worker thread of the tenant. Raises `DeviceError`, which names ``context``.
+
+        Cancelled, it lets the thread's wait for the device end at once and returns when the thread has; the link then
+        takes no further calls.
+        """
+
+        def run() -> T:
+            with translated(context):
+                return function()
+
+        done = False
+
+        async def interrupt_when_cancelled() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                if not done:
+                    self.link.interrupt()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(interrupt_when_cancelled)
+            result = await trio.to_thread.run_sync(outcome.capture, run, limiter=self._limiter)
+            done = True
+            nursery.cancel_scope.cancel()
+        self.sent_at = trio.current_time()
+        return result.unwrap()
+
+    def fail(self, error: DeviceError) -> None:
+        """End the link: who waits for the device gets ``error``, and `open_session` raises it. The first counts."""
+        self.error = self.error or error
+        self.link.fail(error)
+        self.scope.cancel()
+
+    # ---- upkeep, called by the connection's own task
+
+    @property
+    def upkeep_at(self) -> float:
+        """Trio time at which `keep_up` has something to do."""
+        return min(self._renew_at, self._ping_at, self._answer_due_at)
+
+    @property
+    def _ping_at(self) -> float:
+        return self.sent_at + self.client.session_timeout_s / _PINGS_A_TIMEOUT
+
+    @property
+    def _answer_due_at(self) -> float:
+        if self._pinged_at is None or self.heard_at >= self._pinged_at:
+            return math.inf
+        return self._pinged_at + self.settings.connect_timeout_s
+
+    async def keep_up(self) -> None:
+        """Renew the channel and touch the idle session where they are due. Raises `DeviceError`, or ends the link.
+
+        A renewal that is not answered is tried again as long as the channel lives.
+        """
+        now = trio.current_time()
+        if now >= self._answer_due_at:
+            self.fail(DeviceSilent(f"the device left a Read unanswered for {self.settings.connect_timeout_s:g} s"))
+            return
+        if now >= self._ping_at:
+            with translated("Read"):
+                self.link.ping()
+            self.sent_at = self._pinged_at = now
+        if now >= self._renew_at:
+            await self._renew()
+
+    async def _renew(self) -> None:
+        try:
+            await self.call("renewing the channel", lambda: self.client.open_secure_channel(renew=True))
+        except DeviceUnreachable as error:
+            if self.link.broken is not None:
+                raise
+            now = trio.current_time()
+            if now >= self._expires_at:
+                raise DeviceSilent("the channel ran out; no renewal was answered") from error
+            self._renew_at = now + (self._expires_at - now) / 4
+        else:
+            self._plan_renewal()
+
+    def _plan_renewal(self) -> None:
+        now = trio.current_time()
+        self._renew_at = now + _RENEW_AT * self.client.channel_lifetime_s
+        self._expires_at = now + self.client.channel_lifetime_s
+
+    # ---- the socket's two tasks
+
+    async def run_pump(self) -> None:
+        """Read the socket and hand each frame on; returns when the link has failed or when it is cancelled."""
+        sock = self.link.sock
+        try:
+            while self._waiting:
+                self.link.take(self._waiting.pop(0))
+            while True:
+                await trio.lowlevel.wait_readable(sock)
+                try:
+                    received = sock.recv(MAX_CHUNK_BYTES)
+                except BlockingIOError:
+                    continue
+                if not received:
+                    raise DeviceUnreachable("the device closed the connection")
+                self.heard_at = trio.current_time()
+                for frame in self._frames.feed(received):
+                    self.link.take(frame)
+        except OSError as error:
+            self.fail(DeviceUnreachable(f"the link broke: {error.strerror or error}"))
+        except DeviceError as error:
+            self.fail(error)
+
+    async def run_backlog(self) -> None:
+        """Write what the socket did not take at once, when it does; returns as `run_pump` does."""
+        try:
+            while True:
+                await self._backlogged.wait()
+                self._backlogged = trio.Event()
+                while not self.link.write_backlog():
+                    await trio.lowlevel.wait_writable(self.link.sock)
+        except DeviceError as error:
+            self.fail(error)
+
+    def _watch_backlog(self) -> None:
+        self._trio.run_sync_soon(lambda: self._backlogged.set())
+
+    # ---- the end, called by `open_session`
+
+    async def say_goodbye(self) -> None:
+        """Close session and channel on the server (Part 4, 5.6.4, 5.5.3) where there are any and the link is whole."""
+        self.closing = True
+        if not self._created or self.link.broken is not None:
+            return
+        async with trio.open_nursery() as nursery:
+            self.scope = nursery.cancel_scope
+            nursery.start_soon(self.run_pump)
+            nursery.start_soon(self.run_backlog)
+            answered = trio.Event()
+            try:
+                self.link.request_close().add_done_callback(lambda _: answered.set())
+                await answered.wait()
+                self.link.announce_close()
+            except DeviceError:
+                pass  # it broke at the last moment; there is nothing left to close
+            nursery.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Close the socket; every caller that is still there gets an error."""
+        self.link.fail(self.error or DeviceUnreachable("the link was closed"))
+        self.link.sock.close()

@@ -1,0 +1,385 @@
+"""One subscription and its monitored items, kept equal to a set of tags.
+
+Owns the items on the server and the handles that stand for them in notifications. Knows no channel and no metric beyond
+what it hands to the publisher; the connection opens it within a session, and it ends with the session.
+
+    apply(tags) ── difference ──► delete, create (in batches that the server takes) ──► items, refused
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+import trio
+from opcua import ua
+from opcua.ua.ua_binary import struct_from_binary
+
+from scada_trio.config import DeviceSettings
+from scada_trio.errors import DeviceError, DeviceSilent
+from scada_trio.opcua.client import LinkClient
+from scada_trio.opcua.faults import error_of_status, status_name
+from scada_trio.opcua.node_ids import parse_node_id
+from scada_trio.opcua.notifications import HandleMap
+from scada_trio.opcua.publishing import Publisher, PublishObserver
+from scada_trio.opcua.session import Session
+from scada_trio.readings import Delivery, Tag, TagTable
+from scada_trio.status import RefusedTag
+
+log = structlog.get_logger()
+
+ITEMS_A_CALL: Final = 1_000
+"""Monitored items created or deleted in one call, where the server's own limit (Part 5, 6.3.11) is not smaller."""
+_MAX_ITEMS_A_CALL_NODE: Final = 11714  # Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall
+_MIN_LIFETIME_S: Final = 600.0
+"""How long the server keeps the subscription without a Publish: a device that we hold back must not lose it."""
+_MAX_NOTIFICATIONS: Final = 20_000
+"""Values in one message; keeps the largest message under ``MAX_MESSAGE_BYTES``."""
+_SILENT_AFTER: Final = 2.5
+"""Keep-alive periods without a byte: one may be late, and the third must not pass unnoticed."""
+
+_TOO_LARGE: Final = frozenset(
+    {
+        ua.StatusCodes.BadTooManyOperations,
+        ua.StatusCodes.BadEncodingLimitsExceeded,
+        ua.StatusCodes.BadRequestTooLarge,
+        ua.StatusCodes.BadResponseTooLarge,
+    }
+)
+_FILTER_REFUSED: Final = frozenset(
+    {
+        ua.StatusCodes.BadMonitoredItemFilterInvalid,
+        ua.StatusCodes.BadMonitoredItemFilterUnsupported,
+        ua.StatusCodes.BadFilterNotAllowed,
+        ua.StatusCodes.BadDeadbandFilterInvalid,
+    }
+)
+
+Series = tuple[UUID, str]
+
+
+@dataclass(slots=True)
+class _Item:
+    """One tag's monitored item; ``item_id`` is the server's number for it, None until it exists."""
+
+    tag: Tag
+    handle: int
+    item_id: int | None = None
+    refused: str | None = None
+    unfiltered: bool = False
+
+
+@asynccontextmanager
+async def open_subscription(
+    session: Session,
+    *,
+    tags: TagTable,
+    deliver: trio.MemorySendChannel[Delivery],
+    observer: PublishObserver,
+) -> AsyncIterator[Subscription]:
+    """Create a subscription without items and keep it publishing while the block runs (OPC UA Part 4, 5.13.2).
+
+    Raises `DeviceError`, never in a group. Nothing is closed on the way out: a subscription ends with its session.
+    """
+    created = await session.call("CreateSubscription", lambda: _create_subscription(session.client, session.settings))
+    limit = await session.call("reading the server's limits", lambda: _items_a_call(session.client))
+    subscription = Subscription(session, created, tags, items_a_call=limit, deliver=deliver, observer=observer)
+    ended_by: DeviceError | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(subscription.publisher.run, name=f"connection {session.spec.connection_id} deliveries")
+        subscription.publisher.start()
+        try:
+            yield subscription
+        except DeviceError as error:
+            ended_by = error
+        nursery.cancel_scope.cancel()
+    if ended_by is not None:
+        raise ended_by
+
+
+class Subscription:
+    """The live items of one connection. Made by `open_subscription`; used in the Trio thread.
+
+    ``refused`` lists the tags that the server did not take, in the order of the tags.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        created: Any,
+        tags: TagTable,
+        *,
+        items_a_call: int,
+        deliver: trio.MemorySendChannel[Delivery],
+        observer: PublishObserver,
+    ) -> None:
+        self.subscription_id = int(created.SubscriptionId)
+        self.keep_alive_s = _seconds(created.RevisedPublishingInterval) * int(created.RevisedMaxKeepAliveCount or 1)
+        self.refused: list[RefusedTag] = []
+        self._session = session
+        self._tags = tags
+        self._items: dict[Series, _Item] = {}
+        self._handles = HandleMap()
+        self._last_handle = 0
+        self._items_a_call = items_a_call
+        self.publisher = Publisher(session, self.subscription_id, self._handles, deliver=deliver, observer=observer)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def item_ids(self) -> Mapping[Series, int | None]:
+        """The server's monitored item id of each series."""
+        return {series: item.item_id for series, item in self._items.items()}
+
+    # ---- silence
+
+    @property
+    def silent_at(self) -> float:
+        """Trio time at which the device has been silent for too long, if nothing comes before."""
+        if self.publisher.outstanding == 0:
+            return math.inf  # nothing was asked, nothing is due
+        return self._session.heard_at + _SILENT_AFTER * self.keep_alive_s
+
+    async def check_silence(self) -> None:
+        """Raise `DeviceSilent` where `silent_at` has passed and nothing waits in the socket either."""
+        if trio.current_time() < self.silent_at:
+            return
+        heard_at = self._session.heard_at
+        for _ in range(3):  # it may be we who slept: let the pump have a look first
+            await trio.lowlevel.checkpoint()
+        if self._session.heard_at == heard_at:
+            silent_s = trio.current_time() - heard_at
+            error = DeviceSilent(
+                f"nothing came for {silent_s:.1f} s; a keep-alive was due every {self.keep_alive_s:g} s"
+            )
+            self._session.fail(error)
+            raise error
+
+    # ---- items
+
+    async def apply(self, tags: Iterable[Tag]) -> None:
+        """Make the items those of ``tags``: what differs is deleted and created, every other item is left alone.
+
+        Tags of the same well and node are one series and get one item; the first counts. A changed scaling factor takes
+        effect at once, a changed deadband makes a new item. Tags that the server refuses are in ``refused``; applying
+        them again tries them again. Raises `DeviceError`; the session is of no use then.
+        """
+        wanted: dict[Series, Tag] = {}
+        for tag in tags:
+            wanted.setdefault((tag.well_id, tag.node_id), tag)
+        stale = [item for series, item in self._items.items() if not _serves(item, wanted.get(series))]
+        await self._delete(stale)
+        for series, item in self._items.items():
+            self._adopt(item, wanted[series])
+        missing = [tag for series, tag in wanted.items() if series not in self._items]
+        self._note_refused(await self._create(missing))
+
+    def _adopt(self, item: _Item, tag: Tag) -> None:
+        """Let ``item`` stand for ``tag`` from now on."""
+        if item.item_id is None or item.tag.scaling_factor != tag.scaling_factor:
+            self._handles.set(item.handle, self._tags.index_of(tag.well_id, tag.node_id), tag.scaling_factor)
+        item.tag = tag
+
+    async def _delete(self, items: Sequence[_Item]) -> None:
+        while items:
+            batch = items[: self._items_a_call]
+            ids = [item.item_id for item in batch if item.item_id is not None]
+            done = await self._session.call(
+                "DeleteMonitoredItems", partial(_delete_items, self._session.client, self.subscription_id, ids)
+            )
+            if not done:
+                self._halve()
+                continue
+            for item in batch:
+                self._handles.remove(item.handle)
+                del self._items[item.tag.well_id, item.tag.node_id]
+            items = items[len(batch) :]
+
+    async def _create(self, tags: Sequence[Tag]) -> list[_Item]:
+        """Create items for ``tags``; returns those that the server refused."""
+        refused: list[_Item] = []
+        unfiltered = 0
+        while tags:
+            batch = [self._prepare(tag) for tag in tags[: self._items_a_call]]
+            done = await self._session.call("CreateMonitoredItems", partial(self._create_batch, batch))
+            if not done:
+                for item in batch:
+                    self._handles.remove(item.handle)
+                self._halve()
+                continue
+            tags = tags[len(batch) :]
+            for item in batch:
+                if item.item_id is not None:
+                    self._items[item.tag.well_id, item.tag.node_id] = item
+                    unfiltered += item.unfiltered
+                else:
+                    self._handles.remove(item.handle)
+            refused += [item for item in batch if item.refused is not None]
+        if unfiltered:
+            log.warning("device refused deadbands, items report every change", **self._names, items=unfiltered)
+        return refused
+
+    def _prepare(self, tag: Tag) -> _Item:
+        """Give the item its handle before the server can use it."""
+        self._last_handle += 1
+        item = _Item(tag, self._last_handle)
+        self._adopt(item, tag)
+        return item
+
+    def _halve(self) -> None:
+        """The server takes fewer operations a call than it says."""
+        if self._items_a_call == 1:
+            raise DeviceError("the server finds a call with a single monitored item too large")
+        self._items_a_call = max(1, self._items_a_call // 2)
+
+    def _create_batch(self, batch: Sequence[_Item]) -> bool:
+        """In a worker thread: create the items, once more without deadband where the server refuses that."""
+        requests: list[tuple[_Item, Any]] = []
+        for item in batch:
+            try:
+                requests.append((item, self._request_of(item)))
+            except ValueError:
+                item.refused = "BadNodeIdInvalid"
+        again: list[tuple[_Item, Any]] = []
+        for attempt in (requests, again):
+            results = _create_items(self._session.client, self.subscription_id, [request for _, request in attempt])
+            if results is None and attempt is requests:
+                return False
+            if results is None:
+                raise DeviceError("CreateMonitoredItems: the server took a call and then found half of it too large")
+            for (item, request), result in zip(attempt, results, strict=True):
+                if (
+                    attempt is requests
+                    and request.RequestedParameters.Filter
+                    and result.StatusCode.value in _FILTER_REFUSED
+                ):
+                    request.RequestedParameters.Filter = None
+                    item.unfiltered = True
+                    again.append((item, request))
+                elif result.StatusCode.is_good():
+                    item.item_id = int(result.MonitoredItemId)
+                else:
+                    item.refused = status_name(result.StatusCode.value)
+        return True
+
+    def _request_of(self, item: _Item) -> Any:
+        """A CreateMonitoredItems request for ``item`` (Part 4, 7.21); ValueError for a node id that is none.
+
+        Sampled at the publishing interval: values come as often as they are asked for, and the queue's places are for
+        the time in which we hold Publish back, not for more values a second.
+        """
+        settings = self._session.settings
+        request = ua.MonitoredItemCreateRequest()
+        request.ItemToMonitor.NodeId = parse_node_id(item.tag.node_id)
+        request.ItemToMonitor.AttributeId = ua.AttributeIds.Value
+        request.MonitoringMode = ua.MonitoringMode.Reporting
+        request.RequestedParameters.ClientHandle = item.handle
+        request.RequestedParameters.SamplingInterval = settings.publishing_interval_s * 1000
+        request.RequestedParameters.QueueSize = settings.queue_size
+        request.RequestedParameters.DiscardOldest = True
+        deadband = _raw_deadband(item.tag)
+        if deadband is not None:
+            request.RequestedParameters.Filter = _deadband_filter(deadband)
+        return request
+
+    def _note_refused(self, items: Sequence[_Item]) -> None:
+        """Show refused tags in ``refused`` and, where they are others than before, in one log line."""
+        refused = [RefusedTag(item.tag.node_id, item.refused or "") for item in items]
+        if refused and refused != self.refused:
+            examples = [f"{tag.node_id} {tag.status}" for tag in refused[:3]]
+            log.warning("device refused tags", **self._names, tags_refused=len(refused), examples=examples)
+        self.refused = refused
+
+    @property
+    def _names(self) -> dict[str, str]:
+        spec = self._session.spec
+        return {"connection_id": str(spec.connection_id), "tenant_id": str(spec.tenant_id)}
+
+
+def _serves(item: _Item, tag: Tag | None) -> bool:
+    """Whether the server's item is right for ``tag`` as it is."""
+    return tag is not None and _raw_deadband(item.tag) == _raw_deadband(tag)
+
+
+def _seconds(interval_ms: float | None) -> float:
+    """A revised interval; servers have been seen to answer 0."""
+    return max(float(interval_ms or 0.0), 1.0) / 1000
+
+
+def _raw_deadband(tag: Tag) -> float | None:
+    """The deadband in the device's unit: the tag's is in scaled units. None where there is none to ask for."""
+    if tag.deadband is None or tag.scaling_factor == 0.0:
+        return None
+    raw = tag.deadband / abs(tag.scaling_factor)
+    return raw if math.isfinite(raw) and raw > 0.0 else None
+
+
+def _deadband_filter(deadband: float) -> Any:
+    """An absolute deadband (Part 4, 7.22.2)."""
+    wanted = ua.DataChangeFilter()
+    wanted.Trigger = ua.DataChangeTrigger.StatusValue
+    wanted.DeadbandType = ua.DeadbandType.Absolute.value
+    wanted.DeadbandValue = deadband
+    return wanted
+
+
+# ---- services, in a worker thread
+
+
+def _create_subscription(client: LinkClient, settings: DeviceSettings) -> Any:
+    interval_s = settings.publishing_interval_s
+    keep_alives = max(1, round(settings.keep_alive_s / interval_s))
+    request = ua.CreateSubscriptionRequest()
+    request.Parameters.RequestedPublishingInterval = interval_s * 1000
+    request.Parameters.RequestedMaxKeepAliveCount = keep_alives
+    request.Parameters.RequestedLifetimeCount = max(3 * keep_alives, math.ceil(_MIN_LIFETIME_S / interval_s))
+    request.Parameters.MaxNotificationsPerPublish = _MAX_NOTIFICATIONS
+    request.Parameters.PublishingEnabled = True
+    response = struct_from_binary(ua.CreateSubscriptionResponse, client.uaclient._uasocket.send_request(request))
+    response.ResponseHeader.ServiceResult.check()
+    return response.Parameters
+
+
+def _items_a_call(client: LinkClient) -> int:
+    """MaxMonitoredItemsPerCall of the server's OperationLimits, at most `ITEMS_A_CALL`; that where it has none."""
+    (answer,) = client.uaclient.get_attributes([ua.NodeId(_MAX_ITEMS_A_CALL_NODE)], ua.AttributeIds.Value)
+    limit = answer.Value.Value if answer.StatusCode.is_good() and answer.Value is not None else None
+    return min(limit, ITEMS_A_CALL) if isinstance(limit, int) and limit > 0 else ITEMS_A_CALL
+
+
+def _create_items(client: LinkClient, subscription_id: int, requests: Sequence[Any]) -> Sequence[Any] | None:
+    """Results in the order of ``requests``; None where the server finds the call too large."""
+    if not requests:
+        return ()
+    params = ua.CreateMonitoredItemsParameters()
+    params.SubscriptionId = subscription_id
+    params.TimestampsToReturn = ua.TimestampsToReturn.Both
+    params.ItemsToCreate = list(requests)
+    try:
+        results: Sequence[Any] = client.uaclient.create_monitored_items(params)
+    except ua.UaStatusCodeError as error:
+        if error.code in _TOO_LARGE:
+            return None
+        raise error_of_status(error.code, "CreateMonitoredItems") from error
+    return results
+
+
+def _delete_items(client: LinkClient, subscription_id: int, item_ids: Sequence[int]) -> bool:
+    """False where the server finds the call too large; an item that is not there any more is as good as deleted."""
+    params = ua.DeleteMonitoredItemsParameters()
+    params.SubscriptionId = subscription_id
+    params.MonitoredItemIds = list(item_ids)
+    try:
+        client.uaclient.delete_monitored_items(params)
+    except ua.UaStatusCodeError as error:
+        if error.code in _TOO_LARGE:
+            return False
+        raise error_of_status(error.code, "DeleteMonitoredItems") from error
+    return True
