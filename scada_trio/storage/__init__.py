@@ -1,1 +1,1 @@
-"""PostgreSQL: the only package that imports psycopg."""
+"""PostgreSQL: the sole importer of psycopg. Blocking calls run in worker threads, Trio tasks wait for them."""

@@ -1,0 +1,142 @@
+"""Schemas: brings the master database and a tenant's to what this version needs, from plain SQL files.
+
+Owns ``migrations/`` and the order in which they run, by yoyo-migrations. Synchronous: call it in a worker thread.
+Creates what is missing and alters nothing that it did not create; may run twice, and twice at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+from uuid import uuid4
+
+from pydantic import SecretStr
+from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
+from yoyo.migrations import read_migrations
+
+from scada_trio.storage.connect import Connection, connect, translated
+
+Flavour = Literal["timescaledb", "native"]
+
+_DIRECTORY: Final = Path(__file__).parent / "migrations"
+_LOCK: Final = 0x5CADA  # advisory lock of whoever migrates this database; freed with its connection
+_TABLES: Final = "SELECT table_name::text FROM information_schema.tables WHERE table_schema = current_schema"
+_CONNECT_TIMEOUT_S: Final = 10.0
+_STATEMENT_TIMEOUT_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationReport:
+    """The ids of the migrations applied now, in order, and what keeps the readings."""
+
+    applied: tuple[str, ...]
+    flavour: Flavour
+
+
+def migrate_master(url: SecretStr) -> list[str]:
+    """Bring the master database up to date; returns what was applied. Blocks; raises `DatabaseError`."""
+    with _locked(url):
+        return _apply(url, "master")
+
+
+def migrate_tenant(url: SecretStr, flavour: Flavour | None = None) -> MigrationReport:
+    """Bring a tenant's database up to date; blocks; raises `DatabaseError`.
+
+    Without ``flavour``: TimescaleDB where its extension can be had, unless an ordinary or natively partitioned
+    ``scada_readings`` is there already, which then stays what it is.
+    """
+    with _locked(url) as connection:
+        with translated():
+            flavour = flavour or _choose_flavour(connection)
+            if flavour == "timescaledb":
+                connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+        applied = _apply(url, "tenant")
+        applied += _apply(url, "tenant_timescale" if flavour == "timescaledb" else "tenant_native")
+    return MigrationReport(tuple(applied), flavour)
+
+
+@contextmanager
+def _locked(url: SecretStr) -> Iterator[Connection]:
+    """A connection that holds the lock: who comes second waits, and then finds everything applied."""
+    connection = _connect(url)
+    try:
+        with translated():
+            connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+        yield connection
+    finally:
+        connection.close()
+
+
+def _choose_flavour(connection: Connection) -> Flavour:
+    offered = _one(connection, "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')")
+    if not offered:
+        return "native"
+    if _one(connection, "SELECT to_regclass('scada_readings') IS NULL"):
+        return "timescaledb"
+    if not _one(connection, "SELECT to_regclass('timescaledb_information.hypertables') IS NOT NULL"):
+        return "native"
+    hypertable = _one(
+        connection,
+        """SELECT EXISTS (SELECT FROM timescaledb_information.hypertables
+           WHERE format('%I.%I', hypertable_schema, hypertable_name)::regclass = to_regclass('scada_readings'))""",
+    )
+    return "timescaledb" if hypertable else "native"
+
+
+def _one(connection: Connection, query: str) -> Any:
+    row = connection.execute(query.encode()).fetchone()
+    return None if row is None else row[0]
+
+
+def _apply(url: SecretStr, directory: str) -> list[str]:
+    migrations = read_migrations(str(_DIRECTORY / directory))
+    with translated(), _Backend(url) as backend:
+        waiting = backend.to_apply(migrations)
+        for migration in waiting:
+            backend.apply_one(migration)
+        return [migration.id for migration in waiting]
+
+
+def _connect(url: SecretStr) -> Connection:
+    return connect(
+        url,
+        application_name="scada-trio migrate",
+        connect_timeout_s=_CONNECT_TIMEOUT_S,
+        statement_timeout_s=_STATEMENT_TIMEOUT_S,
+    )
+
+
+class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
+    """yoyo's PostgreSQL on our connections, without its lock table: a killed process would leave it locked."""
+
+    log_table = "scada_migration_log"
+    version_table = "scada_migration_version"
+
+    def __init__(self, url: SecretStr, migration_table: str = "scada_migrations") -> None:
+        super().__init__(url, migration_table)
+
+    def connect(self, dburi: SecretStr) -> Connection:
+        return _connect(dburi)
+
+    def list_tables(self, **_: Any) -> list[str]:
+        return [row[0] for row in self.connection.execute(_TABLES)]
+
+    @contextmanager
+    def lock(self, timeout: float = 10) -> Iterator[None]:
+        yield
+
+    def get_log_data(self, migration: Any = None, operation: str = "apply") -> dict[str, Any]:
+        # yoyo asks for the login name, which a container may not have, and the host's full name, which may take long
+        return {
+            "id": str(uuid4()),
+            "migration_id": migration.id,
+            "migration_hash": migration.hash,
+            "username": None,
+            "hostname": None,
+            "created_at_utc": datetime.now(UTC).replace(tzinfo=None),
+            "operation": operation,
+        }

@@ -1,0 +1,29 @@
+-- depends: tenant-timescale-0003-daily
+-- transactional: false
+-- From daily rows: means weighted by count; the deviation from the daily ones and the spread of the daily means around the whole.
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS scada_readings_monthly
+WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
+SELECT
+    time_bucket(INTERVAL '1 month', bucket) AS bucket,
+    well_id,
+    tag_node_id,
+    sum(avg * count) / nullif(sum(count), 0) AS avg,
+    min(min) AS min,
+    max(max) AS max,
+    sqrt(greatest(0, sum((count - 1) * coalesce(stddev, 0) ^ 2) FILTER (WHERE count > 0) + sum(count * avg ^ 2)
+        - sum(count * avg) ^ 2 / nullif(sum(count), 0)) / nullif(sum(count) - 1, 0)) AS stddev,
+    sum(count)::bigint AS count,
+    sum(uncertain_count)::bigint AS uncertain_count,
+    sum(bad_count)::bigint AS bad_count,
+    sum(total_count)::bigint AS total_count
+FROM scada_readings_daily
+GROUP BY 1, 2, 3
+WITH NO DATA;
+
+DO $$
+BEGIN
+    PERFORM add_continuous_aggregate_policy('scada_readings_monthly', start_offset => INTERVAL '12 months',
+        end_offset => INTERVAL '1 month', schedule_interval => INTERVAL '1 day', if_not_exists => true);
+END
+$$;
