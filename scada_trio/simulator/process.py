@@ -22,6 +22,8 @@ import trio
 from scada_trio.errors import ConfigError
 from scada_trio.simulator.wells import READY_LINE, SimulatedWell
 
+__all__ = ["SimulatedWell", "open_field"]
+
 # The standard address space takes 1 s of CPU, each well 0.02 s; the rest is for a busy machine.
 START_TIMEOUT_S: Final = 60.0
 STOP_GRACE_S: Final = 5.0
