@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -272,6 +273,18 @@ class _Slot:
             self._abandoned = True
             if self._connection is not None:
                 self._connection.close()
+
+
+def is_stale(connection: Connection) -> bool:
+    """Whether an idle connection was lost, as when the server was restarted meanwhile.
+
+    A connection in which nothing is under way has nothing to read but the server's farewell.
+    """
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 # --- calls

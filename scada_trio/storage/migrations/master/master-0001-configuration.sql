@@ -66,14 +66,3 @@ BEGIN
     END IF;
 END
 $$;
-
-CREATE TABLE IF NOT EXISTS scada_audit_log (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    at timestamptz NOT NULL DEFAULT now(),
-    actor text NOT NULL,
-    action text NOT NULL,
-    tenant_id uuid,
-    connection_id uuid,
-    detail jsonb NOT NULL DEFAULT '{}'
-);
-CREATE INDEX IF NOT EXISTS scada_audit_log_at ON scada_audit_log (at DESC);
