@@ -33,7 +33,7 @@ class Group:
 
 
 def uniform_layout(body: bytes, offset: int, end: int, count: int) -> Layout | None:
-    """The layout that all ``count`` items (1 at least) from ``offset`` share; None where they do not, or pass ``end``."""
+    """The layout that all ``count`` items (1 at least) from ``offset`` share; None if they do not or pass ``end``."""
     layout = _layout_at(body, offset)
     if layout is None or offset + count * layout.size > end or _run(body, offset, layout, count) < count:
         return None

@@ -27,6 +27,7 @@ ALL_FIELDS: Final = 0x3F
 EPOCH_US: Final = 11_644_473_600_000_000
 # 9999-12-31T23:59:59, which stands for "no latest time" on the wire (same clause), in µs since 1601.
 END_US: Final = 265_046_774_399_000_000
+_VALID_SPAN_US: Final = END_US - 1  # from 1 on, since 0 stands for "none" too
 
 # Status codes (Part 4, 7.39.1): severity in the top two bits; the overflow bit counts only with InfoType DataValue.
 SEVERITY_SHIFT: Final = 30
@@ -208,7 +209,7 @@ def times(
     9999 is taken as absent: the first and the last stand for "none" on the wire, and nothing encodes the second.
     """
     source = _microseconds(records, layout, SOURCE_TIME, "source")
-    if source is not None and int((source - 1).max()) < END_US:
+    if source is not None and int((source - 1).max()) < _VALID_SPAN_US:
         return source.view(np.int64) - EPOCH_US, None, None
     time_us = np.full(len(records), arrival_us, np.int64)
     by_source = _fill(time_us, source)
@@ -227,7 +228,7 @@ def _fill(
     """Write the valid ones of ``since_1601`` into ``time_us``; returns which were written."""
     if since_1601 is None:
         return np.zeros(len(time_us), np.bool_)
-    valid = since_1601 - 1 < END_US
+    valid = since_1601 - 1 < _VALID_SPAN_US
     if where is not None:
         valid &= where
     time_us[valid] = since_1601[valid].view(np.int64) - EPOCH_US
