@@ -12,10 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
 import trio
+from rich import box
 from rich.console import Console, ConsoleDimensions, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -25,8 +27,10 @@ from scada_trio.status import ConnectionState, TenantSnapshot
 
 RATE_WINDOW_S: Final = 5.0
 LOG_LINES: Final = 5
-ERROR_WIDTH: Final = 60
-_FRAME_LINES: Final = 6  # title, header, three rules and the line that counts the rows left out
+ERROR_LINES: Final = 5
+ERROR_WIDTH: Final = 160
+_FRAME_LINES: Final = 6  # title, header, rule, blank lines and the line that counts the rows left out
+_FIGURES_WIDTH: Final = 62  # of all columns but the first
 _STATE_STYLES: Final = {"running": "green", "starting": "yellow", "stopping": "yellow"}
 _OTHER_STATE_STYLE: Final = "bold red"
 
@@ -120,17 +124,17 @@ class View:
         the footer is wrapped, so that it can be copied whole; a line of the log is cut.
         """
         self._measure(tenants, clock.monotonic_s)
-        below = [Text(printable(line), style="dim", no_wrap=True, overflow="ellipsis") for line in logs]
-        below += [Text(printable(line), overflow="fold") for line in footer]
+        below = [*_error_lines(tenants), *(_cut(line, "dim") for line in logs)]
         footer_height = sum(max(1, -(-len(line) // max(1, size.width))) for line in footer)
-        room = max(1, size.height - len(logs) - footer_height - _FRAME_LINES)
+        room = max(1, size.height - len(below) - footer_height - _FRAME_LINES)
         shown = sorted(tenants, key=_is_well)[:room] if len(tenants) > room else tenants
         table = _table(self._title(tenants, clock.monotonic_s))
+        name_width = min(max(size.width - _FIGURES_WIDTH, 8), 32)
         for tenant in shown:
-            table.add_row(*self._row(tenant, clock))
+            table.add_row(Text(shortened(tenant.name, name_width)), *self._row(tenant, clock))
         if len(shown) < len(tenants):
             below.insert(0, Text(f"and {len(tenants) - len(shown)} more tenants", style="dim"))
-        return Group(table, *below)
+        return Group(table, *below, *(Text(printable(line), overflow="fold") for line in footer))
 
     def _measure(self, tenants: Sequence[TenantSnapshot], now_s: float) -> None:
         meters = {tenant.tenant_id: self._meters.get(tenant.tenant_id) or RateMeter() for tenant in tenants}
@@ -154,28 +158,34 @@ class View:
     def _row(self, tenant: TenantSnapshot, clock: Clock) -> list[Text]:
         connections = len(tenant.connections)
         return [
-            Text(printable(tenant.name)),
             Text(tenant.state, style=_STATE_STYLES.get(tenant.state, _OTHER_STATE_STYLE)),
             Text(f"{tenant.connected}/{connections}", style="" if tenant.connected == connections else "yellow"),
             Text(f"{self._rate(tenant, clock.monotonic_s):,.0f}"),
             Text(f"{tenant.committed_total:,}"),
             Text(f"{tenant.buffered:,}"),
             Text(age(tenant.last_commit_at, clock.unix_s)),
-            Text(shortened(error_of(tenant)), style="red"),
         ]
 
 
 def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", expand=False)
-    table.add_column("tenant", no_wrap=True, max_width=32)
+    # Fits in 80 columns, since a cut number would mislead: short headings, and errors are lines of their own.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("tenant", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    table.add_column("connected", justify="right", no_wrap=True)
-    table.add_column("readings/s", justify="right", no_wrap=True)
-    table.add_column("committed", justify="right", no_wrap=True)
-    table.add_column("buffer", justify="right", no_wrap=True)
-    table.add_column("last write", justify="right", no_wrap=True)
-    table.add_column("last error", no_wrap=True, overflow="ellipsis")
+    for heading in ("online", "rate/s", "committed", "buffer", "written"):
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
+
+
+def _error_lines(tenants: Sequence[TenantSnapshot]) -> list[Text]:
+    """A line each for the first tenants with an error."""
+    errors = ((tenant.name, error_of(tenant)) for tenant in tenants)
+    lines = (_cut(f"{name}: {shortened(error)}", "red") for name, error in errors if error)
+    return list(islice(lines, ERROR_LINES))
+
+
+def _cut(line: str, style: str) -> Text:
+    return Text(printable(line), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _is_well(tenant: TenantSnapshot) -> bool:
