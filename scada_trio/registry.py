@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from uuid import UUID
 
+import structlog
 from pydantic import SecretStr
 
 from scada_trio.desired import ConnectionSpec, SecurityMode, TenantSpec
@@ -19,6 +20,8 @@ from scada_trio.secrets import SecretBox, SecretError
 from scada_trio.storage.master import ConnectionRow, MasterDatabase, MasterRows, TagRow, TenantRow
 from scada_trio.validation import parse_endpoint, parse_security
 
+log = structlog.get_logger()
+
 
 class Registry:
     """Reads the master database and makes specs of it."""
@@ -26,10 +29,16 @@ class Registry:
     def __init__(self, master: MasterDatabase, secrets: SecretBox) -> None:
         self._master = master
         self._secrets = secrets
+        self._reported: frozenset[str] = frozenset()
 
     async def load(self) -> Mapping[UUID, TenantSpec]:
         """All tenants that should run, by id; raises `DatabaseError` where the master database does not answer."""
-        return build_specs(await self._master.load(), self._secrets)
+        rows = await self._master.load()
+        for problem in rows.problems:
+            if problem not in self._reported:
+                log.error("row of the master database left out", problem=problem)
+        self._reported = frozenset(rows.problems)
+        return build_specs(rows, self._secrets)
 
 
 def build_specs(rows: MasterRows, secrets: SecretBox) -> dict[UUID, TenantSpec]:

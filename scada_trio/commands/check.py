@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from uuid import UUID
 
 import trio
 from rich.console import Console
@@ -15,11 +16,12 @@ from scada_trio.commands.serve import open_checked_master
 from scada_trio.config import Settings
 from scada_trio.desired import ConnectionSpec, TenantSpec
 from scada_trio.errors import ConfigurationRefused, ScadaError
-from scada_trio.instance import Instance, open_instance
+from scada_trio.instance import open_instance
 from scada_trio.opcua.transport import open_transport, parse_endpoint
+from scada_trio.readings import TagTable
 from scada_trio.registry import Registry
 from scada_trio.storage.connect import safe_url
-from scada_trio.storage.tenant_db import check_tenant_database
+from scada_trio.storage.tenant_db import open_tenant_writer
 
 _AT_ONCE = 20
 
@@ -49,14 +51,14 @@ async def check(settings: Settings, console: Console) -> None:
     async with AsyncExitStack() as stack:
         instance = await stack.enter_async_context(open_instance(settings))
         console.print("ok    configuration: every variable has a usable value", highlight=False)
-        specs: dict[object, TenantSpec] = {}
+        specs: dict[UUID, TenantSpec] = {}
 
         async def master() -> str:
             database = await stack.enter_async_context(open_checked_master(settings, instance))
             specs.update(await Registry(database, instance.secrets).load())
             return f"reachable, migrated, {len(specs)} tenants"
 
-        await report.probe(f"master database {_where(instance)}", master)
+        await report.probe(f"master database {safe_url(instance.master_url)}", master)
         limiter = trio.CapacityLimiter(_AT_ONCE)
         resolving = trio.CapacityLimiter(_AT_ONCE)
         async with trio.open_nursery() as nursery:
@@ -72,12 +74,14 @@ async def _check_tenant(settings: Settings, report: _Report, limiter: trio.Capac
     async def database() -> str:
         if spec.problem:
             raise ConfigurationRefused(spec.problem)
-        await check_tenant_database(
+        async with open_tenant_writer(  # which opens nothing that is not migrated
             spec.database_url,
+            TagTable(),
             connect_timeout_s=settings.db_connect_timeout_ms / 1000,
             statement_timeout_s=settings.db_statement_timeout_ms / 1000,
-        )
-        return f"{safe_url(spec.database_url.get_secret_value())} reachable, migrated"
+        ):
+            pass
+        return f"{safe_url(spec.database_url)} reachable, migrated"
 
     async with limiter:
         await report.probe(f"tenant {spec.name}", database)
@@ -104,7 +108,3 @@ async def _check_device(
         await report.probe(
             f"connection {spec.name or spec.connection_id} of {tenant.name}, {spec.endpoint_url}", device
         )
-
-
-def _where(instance: Instance) -> str:
-    return safe_url(instance.master_url.get_secret_value())

@@ -5,7 +5,9 @@ Owns what is special about the demo: its two tenants, their wells, and what the 
 
 from __future__ import annotations
 
+import io
 import sys
+from collections import deque
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -15,12 +17,14 @@ from uuid import UUID, uuid5
 import structlog
 import trio
 from rich.console import Console
+from rich.status import Status
 
 from scada_trio.commands.serve import open_checked_master, run_until_signal
 from scada_trio.config import Settings
 from scada_trio.desired import ConnectionSpec
+from scada_trio.errors import ConfigurationRefused
 from scada_trio.instance import Instance, open_instance
-from scada_trio.logs import recent_lines
+from scada_trio.logs import configure_logging
 from scada_trio.readings import Tag
 from scada_trio.service import Addresses, Service
 from scada_trio.simulator.process import SimulatedWell, open_field
@@ -53,8 +57,31 @@ TENANTS = (
 )
 
 
+class _RecentLines(io.TextIOBase):
+    """A log stream that keeps its last lines for the live table."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=20)
+
+    def write(self, text: str) -> int:
+        self.lines.extend(line for line in text.splitlines() if line)
+        return len(text)
+
+
 async def demo(settings: Settings, *, wells: int, interval_ms: int) -> None:
-    """Run until Ctrl-C; data stays in the database, so that the next run goes on with it."""
+    """Run until Ctrl-C; data stays in the database, so that the next run goes on with it.
+
+    On a terminal the logs stand under the live table, elsewhere they are what is printed.
+    """
+    recent = _RecentLines()
+    if sys.stdout.isatty():
+        configure_logging(settings.log_level, "console", recent)
+    with Console(stderr=True).status("starting database and wells ...") as progress:
+        await _run(settings, wells, interval_ms, recent.lines, progress)
+    Console(stderr=True).print("stopped; everything is flushed. Run it again and it finds its data.")
+
+
+async def _run(settings: Settings, wells: int, interval_ms: int, recent: Sequence[str], progress: Status) -> None:
     async with AsyncExitStack() as stack:
         instance = await stack.enter_async_context(open_instance(settings))
         if not instance.embedded:
@@ -69,15 +96,18 @@ async def demo(settings: Settings, *, wells: int, interval_ms: int) -> None:
             log.info("simulated wells started", tenant=tenant.name, wells=len(field))
             first = first or (tenant, field[0])
         assert first is not None
-        await run_until_signal(settings, instance, master, partial(_show, settings, *first))
-    Console(stderr=True).print("stopped; everything is flushed. Run it again and it finds its data.")
+        progress.stop()
+        await run_until_signal(settings, instance, master, partial(_show, settings, *first, recent))
 
 
 async def _ensure_tenant(master: MasterDatabase, instance: Instance, tenant: DemoTenant) -> None:
     if any(row.tenant_id == tenant.tenant_id for row in await master.list_tenants()):
         url = await master.database_url(tenant.database)
     else:
-        url = await master.create_database(tenant.database)
+        try:
+            url = await master.create_database(tenant.database)
+        except ConfigurationRefused:  # a run that was killed between the two steps
+            url = await master.database_url(tenant.database)
         await master.add_tenant(tenant.tenant_id, tenant.name, instance.secrets.encrypt(url))
     report = await trio.to_thread.run_sync(migrate_tenant, url)
     log.info("tenant database migrated", tenant=tenant.name, applied=len(report.applied), flavour=report.flavour)
@@ -94,13 +124,17 @@ def _connection(tenant: DemoTenant, well: SimulatedWell) -> ConnectionSpec:
 
 
 async def _show(
-    settings: Settings, tenant: DemoTenant, well: SimulatedWell, service: Service, addresses: Addresses
+    settings: Settings,
+    tenant: DemoTenant,
+    well: SimulatedWell,
+    recent: Sequence[str],
+    service: Service,
+    addresses: Addresses,
 ) -> None:
     """The live table on a terminal; elsewhere the logs go on and the addresses are one more line of them."""
     footer = describe(settings, tenant, well, addresses)
     if sys.stdout.isatty():
-        console = Console()
-        await run_view(service.snapshots, footer=footer, console=console, recent_logs=recent_lines())
+        await run_view(service.snapshots, footer=footer, recent_logs=recent)
     else:
         log.info(
             "demo is running",
