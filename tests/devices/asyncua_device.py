@@ -1,0 +1,91 @@
+"""An asyncua server, steered as control.py says: ``python -m tests.devices.asyncua_device '{"port": 4840}'``."""
+
+import asyncio
+import json
+import logging
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from asyncua import Server, ua
+from asyncua.crypto.permission_rules import SimpleRoleRuleset, User, UserRole
+from asyncua.server.user_managers import UserManager
+
+from tests.devices.control import answer, options
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Users(UserManager):  # type: ignore[misc]
+    """Name and password out of the options."""
+
+    def __init__(self, users: dict[str, str]) -> None:
+        self.users = users
+
+    def get_user(self, iserver: Any, username: Any = None, password: Any = None, certificate: Any = None) -> Any:
+        if username in self.users and self.users[username] == password:
+            return User(role=UserRole.User)
+        return None
+
+
+def node_id(text: str) -> Any:
+    return ua.NodeId.from_string(text)
+
+
+def data_value(command: dict[str, Any]) -> Any:
+    kind = ua.VariantType[command["type"]]
+    value = command["value"]
+    variant = ua.Variant(None, ua.VariantType.Null) if value is None else ua.Variant(value, kind)
+    source_us = command.get("source_us")
+    source = None if source_us is None else (EPOCH + timedelta(microseconds=source_us)).replace(tzinfo=None)
+    return ua.DataValue(
+        variant,
+        StatusCode=ua.StatusCode(command.get("status", 0)),
+        SourceTimestamp=source,
+        ServerTimestamp=datetime.now(UTC).replace(tzinfo=None),
+    )
+
+
+async def add(server: Any, node: str, kind: str) -> None:
+    value = {"Boolean": False, "String": ""}.get(kind, 0)
+    if kind in ("Float", "Double"):
+        value = 0.0
+    await server.nodes.objects.add_variable(
+        node_id(node), f"1:{node}", ua.Variant(value, ua.VariantType[kind]), datatype=ua.NodeId(24)
+    )
+
+
+async def main() -> None:
+    wanted = options()
+    server = Server(user_manager=Users(wanted["users"]) if wanted["users"] else None)
+    await server.init()
+    server.set_endpoint(f"opc.tcp://127.0.0.1:{wanted['port']}")
+    policies = [ua.SecurityPolicyType.NoSecurity]
+    if wanted["certificate"]:
+        await server.load_certificate(wanted["certificate"])
+        await server.load_private_key(wanted["key"])
+        policies.append(ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt)
+    server.set_security_policy(policies, permission_ruleset=SimpleRoleRuleset() if wanted["users"] else None)
+    if wanted["users"]:
+        server.set_identity_tokens([ua.UserNameIdentityToken])
+    for name in wanted["nodes"]:
+        await add(server, f"ns=1;s={name}", "Double")
+    async with server:
+        answer(ready=True)
+        await obey(server)
+
+
+async def obey(server: Any) -> None:
+    lines = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while line := await lines.readline():
+        command = json.loads(line)
+        if command["op"] == "add":
+            await add(server, command["node"], command["type"])
+        else:
+            await server.write_attribute_value(node_id(command["node"]), data_value(command))
+        answer(ok=True)
+
+
+logging.disable(logging.CRITICAL)
+asyncio.run(main())

@@ -1,0 +1,72 @@
+"""An open62541 server (o6), steered as control.py says: ``python -m tests.devices.o6_device '{"port": 4840}'``."""
+
+import json
+import logging
+import sys
+from typing import Any
+
+import o6
+from o6.ns.ns0 import datatypes
+
+from tests.devices.control import answer, options
+
+EPOCH_TICKS = 116_444_736_000_000_000  # 1970 in 100 ns since 1601; a datetime goes through a float here
+
+
+class Users(o6.AccessControl):  # type: ignore[misc]
+    """Name and password out of the options."""
+
+    def __init__(self, users: dict[str, str]) -> None:
+        super().__init__(anonymous=False, username=True)
+        self.users = users
+
+    def activateSession(self, endpoint: Any, remoteCertificate: bytes, session: Any, userIdentityToken: Any) -> Any:
+        if isinstance(userIdentityToken, datatypes.UserNameIdentityToken):
+            password = self.users.get(str(userIdentityToken.userName))
+            if password is not None and bytes(userIdentityToken.password) == password.encode():
+                return None
+        raise o6.StatusCodeError(o6.StatusCode.BAD_USER_ACCESS_DENIED)
+
+
+def write(server: Any, command: dict[str, Any]) -> None:
+    value = command["value"]
+    fields: dict[str, Any] = {
+        "value": None if value is None else getattr(o6, command["type"])(value),
+        "status": o6.StatusCode(command.get("status", 0)),
+    }
+    if command.get("source_us") is not None:
+        fields["sourceTimestamp"] = o6.DateTime(command["source_us"] * 10 + EPOCH_TICKS)
+    result = server.write(command["node"], o6.DataValue(**fields))
+    if result != o6.StatusCode.GOOD:
+        raise ValueError(f"{command}: {result!r}")
+
+
+def add(server: Any, node: str, kind: str) -> None:
+    server.addVariable(node, server.objectsNode, getattr(o6, kind)(), nodeId=node, dataType="i=24")
+
+
+def main() -> None:
+    wanted = options()
+    access = Users(wanted["users"]) if wanted["users"] else None
+    server = o6.Server(
+        port=wanted["port"],
+        accessControl=access,
+        certificate=wanted["certificate"],
+        privateKey=wanted["key"],
+        allowNonePolicyPassword=bool(wanted["users"]),
+    )
+    with server:
+        for name in wanted["nodes"]:
+            server.addVariable(name, server.objectsNode, o6.Double(0.0), nodeId=f"ns=1;s={name}", dataType="i=24")
+        answer(ready=True)
+        for line in sys.stdin:
+            command = json.loads(line)
+            if command["op"] == "add":
+                add(server, command["node"], command["type"])
+            else:
+                write(server, command)
+            answer(ok=True)
+
+
+logging.disable(logging.CRITICAL)
+main()

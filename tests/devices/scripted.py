@@ -1,0 +1,255 @@
+"""A device that does what the test says, in the test's own Trio loop: for what real servers do only when they are broken.
+
+It speaks OPC UA through python-opcua's codec, knows one subscription, and takes every item. ``answers`` replaces single
+services: a function from the request's parameters to a response, a status code for a fault, or `SILENCE`.
+"""
+
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Final
+
+import trio
+from opcua import ua
+from opcua.common.connection import SecureConnection
+from opcua.common.utils import Buffer
+from opcua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary, uatcp_to_binary
+
+SILENCE: Final = object()
+NONE_URI: Final = "http://opcfoundation.org/UA/SecurityPolicy#None"
+EPOCH: Final = 116_444_736_000_000_000
+_ITEM: Final = struct.Struct("<IBBdqq")
+
+
+class ScriptedDevice:
+    """One server for one client at a time. `serve` runs it; ``calls`` lists the services that were asked for, in order."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.calls: list[str] = []
+        self.answers: dict[str, Callable[[Any], Any] | int | object] = {}
+        self.publishes: deque[tuple[int, int]] = deque()
+        self.acknowledged: list[int] = []
+        self.items: dict[int, int] = {}  # client handle by monitored item id
+        self.channel_lifetime_ms = 3_600_000
+        self.sequence = 0
+        self.sessions_closed = 0
+        self.hello: bytes | None = None
+        self.changed = trio.Event()
+        self.tokens: list[Any] = [_token("anonymous", ua.UserTokenType.Anonymous)]
+        self.identity: Any = None
+        self._stream: trio.SocketStream | None = None
+        self._secure = SecureConnection(ua.SecurityPolicy())
+        self._next_item = 0
+
+    @property
+    def url(self) -> str:
+        return f"opc.tcp://127.0.0.1:{self.port}"
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve one client after the other until cancelled."""
+        (listener,) = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
+        self.port = listener.socket.getsockname()[1]
+        task_status.started()
+        async with listener:
+            while True:
+                stream = await listener.accept()
+                try:
+                    await self._serve_client(stream)
+                except trio.BrokenResourceError:
+                    pass
+                finally:
+                    await trio.aclose_forcefully(stream)
+                    self._note("closed")
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until ``holds``; looked at after every request and every close."""
+        with trio.fail_after(30):
+            while not holds():
+                await self.changed.wait()
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+
+    # ---- notifications
+
+    async def notify(self, values: dict[int, float], *, sequence: int | None = None) -> None:
+        """Answer the oldest Publish with values by client handle; waits until there is one."""
+        self.sequence = self.sequence + 1 if sequence is None else sequence
+        now = EPOCH + time.time_ns() // 100
+        items = b"".join(_ITEM.pack(handle, 0x0D, 11, value, now, now) for handle, value in values.items())
+        change = struct.pack("<i", len(values)) + items + struct.pack("<i", -1)
+        extension = struct.pack("<BBHBi", 1, 0, 811, 1, len(change)) + change
+        await self.answer_publish(struct.pack("<BIqi", 0, self.sequence, now, 1) + extension)
+
+    async def keep_alive(self) -> None:
+        await self.answer_publish(struct.pack("<BIqi", 0, self.sequence + 1, EPOCH, 0))
+
+    async def change_status(self, code: int) -> None:
+        change = struct.pack("<IBBB", code, 0, 0, 0)  # status, no diagnostics
+        extension = struct.pack("<BBHBi", 1, 0, 820, 1, len(change)) + change
+        await self.answer_publish(struct.pack("<BIqi", 0, self.sequence + 1, EPOCH, 1) + extension)
+
+    async def answer_publish(self, message: bytes) -> None:
+        await self.until(lambda: bool(self.publishes))
+        request_id, handle = self.publishes.popleft()
+        head = struct.pack("<BBHqIIBi3sIi", 1, 0, 829, EPOCH, handle, 0, 0, -1, b"\0\0\0", 1, 0)
+        await self._send(head + message + struct.pack("<ii", -1, -1), request_id)
+
+    async def refuse_publish(self, code: int) -> None:
+        await self.until(lambda: bool(self.publishes))
+        request_id, handle = self.publishes.popleft()
+        await self._send(_fault(handle, code), request_id)
+
+    async def send_raw(self, frame: bytes) -> None:
+        assert self._stream is not None
+        await self._stream.send_all(frame)
+
+    # ---- the protocol
+
+    async def _serve_client(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._secure = SecureConnection(ua.SecurityPolicy())
+        self.publishes.clear()
+        self.sequence = 0
+        buffer = bytearray()
+        while received := await stream.receive_some():
+            buffer += received
+            while len(buffer) >= 8 and len(buffer) >= (size := int.from_bytes(buffer[4:8], "little")):
+                frame = bytes(buffer[:size])
+                del buffer[:size]
+                await self._take(frame)
+
+    async def _take(self, frame: bytes) -> None:
+        kind = frame[:3]
+        if kind == b"HEL":
+            acknowledge = uatcp_to_binary(ua.MessageType.Acknowledge, ua.Acknowledge())
+            if self.hello is None or self.hello:
+                await self.send_raw(acknowledge if self.hello is None else self.hello)
+            self._note("Hello")
+            return
+        header = ua.Header(kind, frame[3:4], int.from_bytes(frame[8:12], "little"))
+        header.packet_size, header.body_size = len(frame), len(frame) - 12
+        message = self._secure.receive_from_header_and_body(header, Buffer(frame, 12))
+        if message is not None:
+            await self._serve_request(message.request_id(), message.body(), kind)
+
+    async def _serve_request(self, request_id: int, body: Buffer, kind: bytes) -> None:
+        encoding = nodeid_from_binary(body).Identifier
+        name = next(name for name, code in vars(ua.ObjectIds).items() if code == encoding).partition("_")[0]
+        service = name.removesuffix("Request")
+        header = struct_from_binary(ua.RequestHeader, body)
+        if service == "Publish":
+            count = struct.unpack("<i", body.read(4))[0]
+            self.acknowledged += [struct.unpack("<II", body.read(8))[1] for _ in range(max(count, 0))]
+            self.publishes.append((request_id, header.RequestHandle))
+        elif service not in ("CloseSecureChannel",):
+            answer = self._answer(service, body)
+            if isinstance(answer, int):
+                await self._send(_fault(header.RequestHandle, answer), request_id)
+            elif answer is not SILENCE:
+                answer.ResponseHeader.RequestHandle = header.RequestHandle
+                message_type = ua.MessageType.SecureOpen if kind == b"OPN" else ua.MessageType.SecureMessage
+                await self._send(struct_to_binary(answer), request_id, message_type)
+        self._note(service)
+
+    def _answer(self, service: str, body: Buffer) -> Any:
+        parameters = _parameters(service, body)
+        scripted = self.answers.get(service)
+        if callable(scripted):
+            return scripted(parameters)
+        if scripted is not None:
+            return scripted
+        return getattr(self, f"_{service}")(parameters)
+
+    async def _send(self, body: bytes, request_id: int, message_type: bytes = ua.MessageType.SecureMessage) -> None:
+        await self.send_raw(self._secure.message_to_binary(body, message_type=message_type, request_id=request_id))
+
+    # ---- services
+
+    def _OpenSecureChannel(self, parameters: Any) -> Any:
+        response = ua.OpenSecureChannelResponse()
+        parameters.RequestedLifetime = self.channel_lifetime_ms
+        response.Parameters = self._secure.open(parameters, SimpleNamespace(get_new_channel_id=lambda: 7))
+        return response
+
+    def _CreateSession(self, parameters: Any) -> Any:
+        response = ua.CreateSessionResponse()
+        response.Parameters.SessionId = ua.NodeId(1, 1)
+        response.Parameters.AuthenticationToken = ua.NodeId(2, 1)
+        response.Parameters.RevisedSessionTimeout = parameters.RequestedSessionTimeout
+        response.Parameters.ServerNonce = b"n" * 32
+        endpoint = ua.EndpointDescription()
+        endpoint.EndpointUrl = self.url
+        endpoint.SecurityMode = ua.MessageSecurityMode.None_
+        endpoint.SecurityPolicyUri = NONE_URI
+        endpoint.UserIdentityTokens = self.tokens
+        response.Parameters.ServerEndpoints = [endpoint]
+        return response
+
+    def _ActivateSession(self, parameters: Any) -> Any:
+        self.identity = parameters.UserIdentityToken
+        response = ua.ActivateSessionResponse()
+        response.Parameters.ServerNonce = b"n" * 32
+        return response
+
+    def _CreateSubscription(self, parameters: Any) -> Any:
+        response = ua.CreateSubscriptionResponse()
+        response.Parameters.SubscriptionId = 1
+        response.Parameters.RevisedPublishingInterval = parameters.RequestedPublishingInterval
+        response.Parameters.RevisedLifetimeCount = parameters.RequestedLifetimeCount
+        response.Parameters.RevisedMaxKeepAliveCount = parameters.RequestedMaxKeepAliveCount
+        return response
+
+    def _CreateMonitoredItems(self, parameters: Any) -> Any:
+        response = ua.CreateMonitoredItemsResponse()
+        for wanted in parameters.ItemsToCreate:
+            self._next_item += 1
+            self.items[self._next_item] = wanted.RequestedParameters.ClientHandle
+            result = ua.MonitoredItemCreateResult()
+            result.MonitoredItemId = self._next_item
+            response.Results.append(result)
+        return response
+
+    def _DeleteMonitoredItems(self, parameters: Any) -> Any:
+        response = ua.DeleteMonitoredItemsResponse()
+        for item in parameters.MonitoredItemIds:
+            del self.items[item]
+            response.Results.append(ua.StatusCode())
+        return response
+
+    def _Read(self, parameters: Any) -> Any:
+        response = ua.ReadResponse()
+        response.Results = [ua.DataValue(ua.Variant(0, ua.VariantType.UInt32)) for _ in parameters.NodesToRead]
+        return response
+
+    def _CloseSession(self, parameters: Any) -> Any:
+        self.sessions_closed += 1
+        return ua.CloseSessionResponse()
+
+
+def _parameters(service: str, body: Buffer) -> Any:
+    """The request's parameters; CloseSession has none that matter."""
+    if service == "CloseSession":
+        return None
+    return struct_from_binary(getattr(ua, f"{service}Parameters"), body)
+
+
+def _fault(handle: int, code: int) -> bytes:
+    fault = ua.ServiceFault()
+    fault.ResponseHeader.RequestHandle = handle
+    fault.ResponseHeader.ServiceResult = ua.StatusCode(code)
+    return bytes(struct_to_binary(fault))
+
+
+def _token(policy_id: str, kind: Any, policy_uri: str | None = None) -> Any:
+    token = ua.UserTokenPolicy()
+    token.PolicyId, token.TokenType, token.SecurityPolicyUri = policy_id, kind, policy_uri
+    return token
+
+
+user_token = _token

@@ -1,0 +1,62 @@
+// A node-opcua server, steered as tests/devices/control.py says: node opcua_server.mjs '{"port": 4840}'.
+import { createInterface } from "node:readline";
+import opcua from "node-opcua";
+
+const { DataType, Variant, VariantArrayType } = opcua;
+const wanted = { nodes: [], users: {}, items_a_call: null, ...JSON.parse(process.argv[2]) };
+const answer = (fields) => process.stdout.write(JSON.stringify(fields) + "\n");
+console.log = console.warn = console.error = () => {};
+
+const named = Object.keys(wanted.users).length > 0;
+const server = new opcua.OPCUAServer({
+    port: wanted.port,
+    hostname: "127.0.0.1",
+    allowAnonymous: !named,
+    userManager: named ? { isValidUser: (name, password) => wanted.users[name] === password } : undefined,
+    serverCapabilities: { maxSessions: 100, ...(wanted.items_a_call && { operationLimits: { maxMonitoredItemsPerCall: wanted.items_a_call } }) },
+});
+await server.initialize();
+const space = server.engine.addressSpace;
+const namespace = space.getOwnNamespace();
+const variables = new Map();
+
+function add(node, type) {
+    const variable = namespace.addVariable({
+        organizedBy: space.rootFolder.objects,
+        nodeId: node,
+        browseName: node,
+        dataType: type,
+    });
+    variables.set(node, variable);
+    return variable;
+}
+
+function toValue(type, value) {
+    if (type !== "Int64" && type !== "UInt64") return value;
+    const bits = BigInt.asUintN(64, BigInt(value));
+    return [Number(bits >> 32n), Number(bits & 0xffffffffn)];
+}
+
+function write({ node, type, value, status = 0, source_us: sourceUs = null }) {
+    const variant = value === null
+        ? new Variant({ dataType: DataType.Null })
+        : new Variant({ dataType: DataType[type], arrayType: VariantArrayType.Scalar, value: toValue(type, value) });
+    const moment = sourceUs === null ? new Date() : new Date(Math.floor(sourceUs / 1000));
+    variables.get(node).setValueFromSource(variant, opcua.coerceStatusCode(status), moment);
+}
+
+for (const name of wanted.nodes) add(`ns=1;s=${name}`, "Double").setValueFromSource({ dataType: DataType.Double, value: 0 });
+await server.start();
+answer({ ready: true });
+const lines = createInterface({ input: process.stdin });
+lines.on("line", (line) => {
+    const command = JSON.parse(line);
+    try {
+        if (command.op === "add") add(command.node, command.type);
+        else write(command);
+        answer({ ok: true });
+    } catch (error) {
+        answer({ error: String(error) });
+    }
+});
+lines.on("close", () => process.exit(0));
