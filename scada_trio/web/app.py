@@ -1,0 +1,55 @@
+"""What is served over HTTP: metrics for Prometheus, and two answers for whoever supervises the process.
+
+``/metrics`` all series, ``/healthz`` whether the process answers, ``/readyz`` whether traffic should come here.
+Knows neither tenants nor sockets: the service gives it what it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import trio
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from scada_trio.metrics import Metrics
+
+Readiness = Callable[[], Awaitable[tuple[bool, Mapping[str, str]]]]
+
+_READINESS_TIMEOUT_S: Final = 5.0
+
+
+def create_app(metrics: Metrics, readiness: Readiness) -> Starlette:
+    """The ASGI application.
+
+    ``readiness`` answers whether the service is ready and, by part, what speaks against it; its texts are shown
+    to anyone, so they hold no secret. It is given 5 s.
+    """
+    scrapes = trio.CapacityLimiter(1)  # one at a time: a second would only make both slower
+
+    async def show_metrics(_request: Request) -> Response:
+        # rendering takes about 10 µs a series: in a worker thread, so that nothing else waits for it
+        text = await trio.to_thread.run_sync(metrics.render, abandon_on_cancel=True, limiter=scrapes)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    async def show_alive(_request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    async def show_ready(_request: Request) -> Response:
+        ready, reasons = False, {"service": "did not answer in time"}
+        with trio.move_on_after(_READINESS_TIMEOUT_S):
+            ready, found = await readiness()
+            reasons = dict(found)
+        return JSONResponse({"ready": ready, "reasons": reasons}, status_code=200 if ready else 503)
+
+    return Starlette(
+        routes=[
+            Route("/metrics", show_metrics),
+            Route("/healthz", show_alive),
+            Route("/readyz", show_ready),
+        ]
+    )

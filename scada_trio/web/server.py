@@ -1,0 +1,46 @@
+"""The HTTP server: hypercorn on Trio, on sockets that we open. Started by the service; knows no page."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from functools import partial
+from typing import Any, Final
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from scada_trio.listening import open_listening_sockets, shielded_until_cancelled
+
+_ANSWERS_END_S: Final = 2.0  # for answers that are on their way when the server is told to stop
+
+
+async def serve_http(
+    app: Any,
+    *,
+    host: str,
+    port: int,
+    task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the ASGI application ``app``; ``started`` passes the host and the bound port.
+
+    Returns only when cancelled: idle clients are closed at once, answers under way have 2 s to end. Raises
+    `ConfigError` naming METRICS_HOST or METRICS_PORT where it cannot listen.
+    """
+    sockets = await open_listening_sockets(host, port, variable_prefix="METRICS")
+    bound: int = sockets[0].getsockname()[1]
+    config = _config(sockets)
+    async with shielded_until_cancelled(_ANSWERS_END_S + 0.5) as cancelled, trio.open_nursery() as nursery:
+        await nursery.start(partial(serve, app, config, shutdown_trigger=cancelled.wait, mode="asgi"), name="hypercorn")
+        task_status.started((host, bound))
+
+
+def _config(sockets: list[socket.socket]) -> Config:
+    """Hypercorn's settings; it takes ``sockets`` over and closes them."""
+    config = Config()
+    config.bind = [f"fd://{sock.detach()}" for sock in sockets]
+    config.graceful_timeout = _ANSWERS_END_S
+    config.include_server_header = False
+    config.errorlog = logging.getLogger("hypercorn.error")  # no handler of its own
+    return config
