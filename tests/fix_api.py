@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from uuid import UUID
 import grpc
 import numpy as np
 import pytest
+import structlog
 import trio
 
 from scada_trio.api._generated import scada_pb2
@@ -22,6 +25,7 @@ from scada_trio.api.backend import AggregatorStats, Health
 from scada_trio.api.server import serve_grpc
 from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import UnknownTenant
+from scada_trio.logs import StreamHandler, configure_logging
 from scada_trio.readings import ReadingRows
 
 NODE_CLIENTS = Path(__file__).parent / "node"
@@ -201,6 +205,26 @@ def call(api: ServedApi) -> Call:
         return await trio.to_thread.run_sync(blocking)
 
     return run
+
+
+class LogLines(Protocol):
+    """What the service has logged since the test began, parsed."""
+
+    def __call__(self) -> list[dict[str, Any]]: ...
+
+
+@pytest.fixture
+def log_lines() -> Iterator[LogLines]:
+    stream = io.StringIO()
+    root = logging.getLogger()
+    level = root.level
+    configure_logging("INFO", "json", stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    for handler in [handler for handler in root.handlers if isinstance(handler, StreamHandler)]:
+        root.removeHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
 
 
 def connection_fields(**changes: Any) -> dict[str, Any]:

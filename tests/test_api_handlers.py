@@ -16,7 +16,7 @@ from scada_trio.errors import (
     DatabaseUnavailable,
     UnknownTenant,
 )
-from tests.fix_api import ABSENT, CONNECTION, TAG, TENANT, WELL, Call, FakeBackend, connection_fields
+from tests.fix_api import ABSENT, CONNECTION, TAG, TENANT, WELL, Call, FakeBackend, LogLines, connection_fields
 
 FIRST_S = 1_700_000_000
 
@@ -29,7 +29,11 @@ def query(**changes: Any) -> dict[str, Any]:
 async def test_readings_come_newest_first_with_both_ends_included(call: Call, backend: FakeBackend) -> None:
     backend.fill(10)
     answer = await call("QueryReadings", **query(start_time=FIRST_S + 3, end_time=FIRST_S + 5))
-    assert [(reading.timestamp - FIRST_S, reading.value) for reading in answer.readings] == [(5, 5.0), (4, 4.0), (3, 3.0)]
+    assert [(reading.timestamp - FIRST_S, reading.value) for reading in answer.readings] == [
+        (5, 5.0),
+        (4, 4.0),
+        (3, 3.0),
+    ]
     assert {(reading.well_id, reading.tag_node_id, reading.quality) for reading in answer.readings} == {
         (str(WELL), "ns=2;s=Pressure", "Good")
     }
@@ -193,27 +197,27 @@ async def test_errors_become_statuses(
     "fault", [KeyError("s3cret"), ExceptionGroup("both", [DatabaseUnavailable("away"), KeyError("s3cret")])]
 )
 async def test_a_bug_tells_the_client_nothing_and_the_log_everything(
-    call: Call, backend: FakeBackend, fault: Exception, capsys: pytest.CaptureFixture[str]
+    call: Call, backend: FakeBackend, fault: Exception, log_lines: LogLines
 ) -> None:
     backend.fault = fault
     with pytest.raises(grpc.RpcError) as raised:
         await call("GetAggregatorStats", tenant_id=str(TENANT))
     assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
-    logged = capsys.readouterr().out
-    assert "call failed" in logged
-    assert "KeyError" in logged
+    (line,) = [line for line in log_lines() if line["level"] == "ERROR"]
+    assert (line["message"], line["method"]) == ("call failed", "/scada.ScadaService/GetAggregatorStats")
+    assert "KeyError" in line["exception"]
 
 
-async def test_a_password_is_in_no_log_and_no_answer(
-    call: Call, backend: FakeBackend, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_password_is_in_no_log_and_no_answer(call: Call, backend: FakeBackend, log_lines: LogLines) -> None:
     fields = connection_fields(username="operator", password="hunter2-s3cret")
     await call("AddConnection", **fields)
     backend.fault = RuntimeError("boom")
     with pytest.raises(grpc.RpcError) as raised:
         await call("AddConnection", **fields)
-    printed = capsys.readouterr()
-    assert "hunter2" not in printed.out + printed.err + str(raised.value)
+    assert raised.value.details() == "internal error"
+    lines = log_lines()
+    assert {"connection added", "call failed"} <= {line["message"] for line in lines}
+    assert "hunter2" not in repr(lines)
     assert "hunter2" not in repr(backend.connections)
 
 

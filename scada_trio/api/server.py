@@ -15,6 +15,7 @@ import asyncio
 import socket
 import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -104,6 +105,7 @@ class _Connection(H2Protocol):  # type: ignore[misc]
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`; a client that comes while the listener closes is turned away."""
         super().connection_made(transport)
+        self._transport = transport
         self._server.connections.add(self)
         if self._server.stopping:
             transport.abort()
@@ -133,16 +135,16 @@ class _Connection(H2Protocol):  # type: ignore[misc]
 
     async def say_goodbye(self) -> None:
         """Close in order: GOAWAY, end of our side, and the socket when the client has closed its own."""
-        if self.connection.is_closing():
-            return
-        transport = self.connection._transport
-        self.connection._connection.close_connection()
-        self.connection.flush()
-        transport.write_eof()
+        if not self.connection.is_closing():
+            self.connection._connection.close_connection()
+            self.connection.flush()
+            with suppress(OSError):  # the client is gone; the loop will say so
+                self._transport.write_eof()
         try:
             await asyncio.wait_for(self._lost.wait(), _GOODBYE_S)
         except TimeoutError:
-            transport.abort()
+            self._transport.abort()
+            await self._lost.wait()
 
 
 class GrpcServer(Server):  # type: ignore[misc]
