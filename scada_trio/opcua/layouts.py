@@ -10,6 +10,10 @@ mask and type fix the layout, and records of one layout are a numpy structured a
 
 from __future__ import annotations
 
+import math
+import operator
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -31,23 +35,26 @@ _VALID_SPAN_US: Final = END_US - 1  # from 1 on, since 0 stands for "none" too
 
 # Status codes (Part 4, 7.39.1): severity in the top two bits; the overflow bit counts only with InfoType DataValue.
 SEVERITY_SHIFT: Final = 30
+BAD: Final = 0x8000_0000  # this and above
 OVERFLOW_MASK: Final = 0xC80
 OVERFLOW: Final = 0x480
 
+# The types with a number, as numpy and as struct name them.
 _NUMBERS: Final = {
-    1: "u1",  # Boolean, any byte but 0 is true
-    2: "i1",
-    3: "u1",
-    4: "<i2",
-    5: "<u2",
-    6: "<i4",
-    7: "<u4",
-    8: "<i8",
-    9: "<u8",
-    10: "<f4",
-    11: "<f8",
+    1: ("u1", "?"),  # Boolean, any byte but 0 is true
+    2: ("i1", "b"),
+    3: ("u1", "B"),
+    4: ("<i2", "h"),
+    5: ("<u2", "H"),
+    6: ("<i4", "i"),
+    7: ("<u4", "I"),
+    8: ("<i8", "q"),
+    9: ("<u8", "Q"),
+    10: ("<f4", "f"),
+    11: ("<f8", "d"),
 }
-_BOOLEAN: Final = 1
+BOOLEAN: Final = 1
+DOUBLE: Final = 11
 
 # Why a value has no number, by its built-in type; arrays of every type are "array".
 NULL: Final = "null"
@@ -71,6 +78,10 @@ REASONS: Final = {
 }
 
 
+Fields = tuple[int, float, int, int, int]
+"""Handle, value, status, source and server time of one item as it is on the wire."""
+
+
 class HandleMap:
     """The client handles of one subscription: which series each stands for, and the factor of its values.
 
@@ -86,6 +97,10 @@ class HandleMap:
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self.tag >= 0))
+
+    def knows(self, handle: int) -> bool:
+        """Whether ``handle`` stands for a series."""
+        return handle < len(self.tag) and int(self.tag[handle]) >= 0
 
     def set(self, handle: int, tag: int, scale: float = 1.0) -> None:
         """Let ``handle`` stand for series ``tag``, its values times ``scale``; replaces what it stood for."""
@@ -118,32 +133,49 @@ class HandleMap:
 class Layout:
     """One form of an item: ``size`` bytes, of which ``dtype`` names the fields.
 
-    ``reason`` says why its value has no number, and is None where it has one.
+    ``reason`` says why its value has no number, and is None where it has one. ``form`` and ``pick`` read a single item.
     """
 
     mask: int
     size: int
     dtype: np.dtype[np.void]
+    boolean: bool
     reason: str | None
-    boolean: bool = False
+    form: struct.Struct
+    pick: Callable[[tuple[Any, ...]], Fields]
+
+    def fields(self, buffer: bytes | bytearray, offset: int) -> Fields:
+        """The item at ``offset``: handle, value, status, source and server time; NaN or 0 for what it does not have."""
+        return self.pick(self.form.unpack_from(buffer, offset) + _ABSENT)
+
+
+_ABSENT: Final = (math.nan, 0)  # behind the fields of every item, so that a missing one is picked from here
+_ABSENT_VALUE, _ABSENT_NUMBER = -2, -1
 
 
 def _layout(mask: int, kind: int, reason: str | None) -> Layout:
-    fields: list[tuple[str, str]] = [("handle", "<u4"), ("mask", "u1")]
+    forms = [("handle", "<u4", "I"), ("mask", "u1", "x")]
     if mask & VALUE:
-        fields.append(("type", "u1"))
-        if kind:
-            fields.append(("value", _NUMBERS.get(kind, f"V{wire.FIXED_SIZES[kind]}")))
+        forms.append(("type", "u1", "x"))
+        size = wire.FIXED_SIZES[kind]
+        if kind in _NUMBERS:
+            forms.append(("value", *_NUMBERS[kind]))
+        elif size:
+            forms.append(("skipped", f"V{size}", f"{size}x"))
     optional = (
-        (STATUS, "status", "<u4"),
-        (SOURCE_TIME, "source", "<u8"),
-        (SOURCE_PICOSECONDS, "source_ps", "<u2"),
-        (SERVER_TIME, "server", "<u8"),
-        (SERVER_PICOSECONDS, "server_ps", "<u2"),
+        (STATUS, ("status", "<u4", "I")),
+        (SOURCE_TIME, ("source", "<u8", "Q")),
+        (SOURCE_PICOSECONDS, ("source_ps", "<u2", "2x")),
+        (SERVER_TIME, ("server", "<u8", "Q")),
+        (SERVER_PICOSECONDS, ("server_ps", "<u2", "2x")),
     )
-    fields += [(name, form) for bit, name, form in optional if mask & bit]
-    dtype = np.dtype(fields)
-    return Layout(mask, dtype.itemsize, dtype, reason, boolean=kind == _BOOLEAN)
+    forms += [form for bit, form in optional if mask & bit]
+    dtype = np.dtype([(name, of_numpy) for name, of_numpy, _ in forms])
+    read = [name for name, _, of_struct in forms if not of_struct.endswith("x")]
+    picks = (read.index(name) if name in read else _ABSENT_NUMBER for name in ("status", "source", "server"))
+    pick = operator.itemgetter(0, read.index("value") if "value" in read else _ABSENT_VALUE, *picks)
+    form = struct.Struct("<" + "".join(of_struct for _, _, of_struct in forms))
+    return Layout(mask, dtype.itemsize, dtype, kind == BOOLEAN, reason, form, pick)
 
 
 @cache
@@ -165,6 +197,17 @@ def _fixed_layouts() -> dict[int, Layout]:
 
 # Every item of fixed size, by mask << 8 | type byte (type 0 where the mask has no value).
 FIXED_LAYOUTS: Final = _fixed_layouts()
+
+# What any item can be rewritten to: a Double with all fields, where a time of 0 is none.
+COMMON: Final = FIXED_LAYOUTS[(VALUE | STATUS | SOURCE_TIME | SERVER_TIME) << 8 | DOUBLE]
+_COMMON_FORM: Final = struct.Struct("<IBBdIQQ")
+
+
+def common_record(fields: Fields) -> bytes:
+    """The item as a record of layout `COMMON`."""
+    handle, value, status, source, server = fields
+    return _COMMON_FORM.pack(handle, COMMON.mask, DOUBLE, value, status, source, server)
+
 
 Records = np.ndarray[Any, np.dtype[np.void]]
 

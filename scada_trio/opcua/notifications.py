@@ -6,8 +6,9 @@ the connection calls `decode_publish` for every answer, in the Trio thread.
     body ─► header ─► data change ─► items ─► groups of one layout ─► columns ─► in message order ─► ReadingBlock
                   └─► status change, others: counted
 
-A message whose items all have one layout (nearly every one) is a numpy view on its bytes. In a mixed message items are
-gathered by their offset, one group a layout (`items`), decoded by column (`layouts`) and put back into their order.
+A message whose items all have one layout (nearly every one) is a numpy view on its bytes. In a mixed message the items
+of each frequent layout are gathered by their offsets, and the rest is rewritten into one layout (`items`); all is
+decoded by column (`layouts`) and put back into the order of the message.
 """
 
 from __future__ import annotations
@@ -234,20 +235,29 @@ class _Readings:
             records = layouts.record_window(body, layout)[offset : offset + count * layout.size : layout.size]
             block, _ = self._decode(layout, records)
         else:
-            block = self._decode_mixed(items.group_items(body, offset, end, count))
+            block = self._decode_mixed(body, items.group_items(body, offset, end, count))
         if len(block):
             self._blocks.append(block)
 
-    def _decode_mixed(self, groups: list[items.Group]) -> ReadingBlock:
-        """Decode group by group and put the readings back into the order of the message."""
+    def _decode_mixed(self, body: bytes, mixed: items.MixedItems) -> ReadingBlock:
+        """Decode part by part and put the readings back into the order of the message."""
+        parts = [
+            (group.layout, layouts.record_window(body, group.layout)[group.offsets], group.places)
+            for group in mixed.groups
+        ]
+        if mixed.places:
+            parts.append((layouts.COMMON, np.frombuffer(mixed.records, layouts.COMMON.dtype), mixed.places))
         blocks: list[ReadingBlock] = []
         places: list[NDArray[np.intp]] = []
-        for group in groups:
-            block, kept = self._decode(group.layout, layouts.record_window(group.buffer, group.layout)[group.offsets])
-            where = np.array(group.places, np.intp)
+        for layout, records, where in parts:
+            block, kept = self._decode(layout, records)
             blocks.append(block)
-            places.append(where if kept is None else where[kept])
-        return _select(ReadingBlock.concatenate(blocks), np.argsort(np.concatenate(places)))
+            places.append(np.array(where, np.intp) if kept is None else np.array(where, np.intp)[kept])
+        for handle, reason in mixed.unstorable:
+            self._count(reason if self._handles.knows(handle) else UNKNOWN_HANDLE, 1)
+        self.overflowed += mixed.overflowed
+        block = ReadingBlock.concatenate(blocks)
+        return _select(block, np.argsort(np.concatenate(places))) if len(block) else block
 
     def _decode(self, layout: Layout, records: layouts.Records) -> tuple[ReadingBlock, NDArray[np.bool_] | None]:
         """The readings of ``records``, and which of them they are (None: all)."""
