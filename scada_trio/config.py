@@ -37,7 +37,10 @@ class DeviceSettings:
 class Settings(BaseSettings):
     """Environment of the service; defaults are those of ``.env.example``."""
 
-    model_config = SettingsConfigDict(case_sensitive=False, extra="ignore", hide_input_in_errors=True)
+    # Empty is absent, as orchestrators mean it: an empty GRPC_HOST must not come to listen everywhere.
+    model_config = SettingsConfigDict(
+        case_sensitive=False, extra="ignore", hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     database_url: SecretStr | None = None
     data_dir: Path = Path("scada-data")

@@ -30,7 +30,8 @@ LOG_LINES: Final = 5
 ERROR_LINES: Final = 5
 ERROR_WIDTH: Final = 160
 _FRAME_LINES: Final = 6  # title, header, rule, blank lines and the line that counts the rows left out
-_FIGURES_WIDTH: Final = 62  # of all columns but the first
+_STATE_WIDTH: Final = 18
+_FIGURES_WIDTH: Final = 54  # of all columns but the first two, with totals of nine digits
 _STATE_STYLES: Final = {"running": "green", "starting": "yellow", "stopping": "yellow"}
 _OTHER_STATE_STYLE: Final = "bold red"
 
@@ -129,7 +130,8 @@ class View:
         room = max(1, size.height - len(below) - footer_height - _FRAME_LINES)
         shown = sorted(tenants, key=_is_well)[:room] if len(tenants) > room else tenants
         table = _table(self._title(tenants, clock.monotonic_s))
-        name_width = min(max(size.width - _FIGURES_WIDTH, 8), 32)
+        state_width = max((min(len(tenant.state), _STATE_WIDTH) for tenant in shown), default=0)
+        name_width = min(max(size.width - _FIGURES_WIDTH - state_width, 8), 32)
         for tenant in shown:
             table.add_row(Text(shortened(tenant.name, name_width)), *self._row(tenant, clock))
         if len(shown) < len(tenants):
@@ -158,7 +160,7 @@ class View:
     def _row(self, tenant: TenantSnapshot, clock: Clock) -> list[Text]:
         connections = len(tenant.connections)
         return [
-            Text(tenant.state, style=_STATE_STYLES.get(tenant.state, _OTHER_STATE_STYLE)),
+            Text(shortened(tenant.state, _STATE_WIDTH), style=_STATE_STYLES.get(tenant.state, _OTHER_STATE_STYLE)),
             Text(f"{tenant.connected}/{connections}", style="" if tenant.connected == connections else "yellow"),
             Text(f"{self._rate(tenant, clock.monotonic_s):,.0f}"),
             Text(f"{tenant.committed_total:,}"),

@@ -1,0 +1,197 @@
+"""The environment: defaults, units, refusals, and the two texts that tell users of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from pydantic import SecretStr
+
+from scada_trio.config import DeviceSettings, Settings
+from scada_trio.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+VARIABLES = sorted(name.upper() for name in Settings.model_fields)
+# The contract that clients of the old service rely on.
+FIXED = {
+    "OPC_CONNECTION_TIMEOUT_MS": 10_000,
+    "OPC_SESSION_TIMEOUT_MS": 60_000,
+    "OPC_MAX_RECONNECT_ATTEMPTS": 5,
+    "OPC_RECONNECT_DELAY_MS": 5_000,
+    "AGGREGATION_BUFFER_MS": 5_000,
+    "MAX_BUFFER_SIZE": 10_000,
+    "METRICS_PORT": 9_090,
+    "GRPC_PORT": 50_051,
+    "DB_MAX_CONNECTIONS": 20,
+}
+UNIT_OF_SUFFIX = {
+    "_MS": "milliseconds",
+    "_BYTES": "bytes",
+    "_READINGS": "readings",
+    "_PORT": "port",
+    "_HOST": "address",
+}
+
+
+class Described(NamedTuple):
+    """What a text tells of a variable; ``default`` None where it has none."""
+
+    default: str | None
+    unit: str
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of ours is set, whatever the machine's environment holds."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+def default_of(variable: str) -> str | None:
+    default = Settings.model_fields[variable.lower()].default
+    return None if default is None else str(default)
+
+
+def example() -> dict[str, Described]:
+    """`.env.example`: the comment above a variable begins with its unit."""
+    found: dict[str, Described] = {}
+    comment: list[str] = []
+    for line in (ROOT / ".env.example").read_text("utf-8").splitlines():
+        if match := re.fullmatch(r"(#?)([A-Z][A-Z0-9_]*)=(.*)", line):
+            unset, name, value = match.groups()
+            assert name not in found
+            found[name] = Described(None if unset else value, re.split(r"[.,]| of ", " ".join(comment))[0].lower())
+            comment = []
+        else:
+            assert line == "" or line.startswith("# "), f"{line!r} is neither a variable nor a comment"
+            comment = [*comment, line[2:]] if line else []
+    return found
+
+
+def documented() -> dict[str, Described]:
+    """The tables of docs/configuration.md."""
+    found: dict[str, Described] = {}
+    for line in (ROOT / "docs" / "configuration.md").read_text("utf-8").splitlines():
+        if match := re.fullmatch(r"\| `([A-Z0-9_]+)` \| (.+?) \| (.+?) \| .+ \|", line):
+            name, default, unit = match.groups()
+            assert name not in found
+            found[name] = Described(None if default == "–" else default, unit.lower().removesuffix(" of"))
+    return found
+
+
+def test_every_variable_is_in_the_example_and_documented() -> None:
+    """Nobody has to read the source to find a variable, and none is told of that does not exist."""
+    assert sorted(example()) == VARIABLES
+    assert sorted(documented()) == VARIABLES
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_a_variable_is_told_of_as_it_is(variable: str) -> None:
+    """Default and unit are the same in the code, in the example and in the documentation."""
+    in_example, in_docs = example()[variable], documented()[variable]
+    assert in_example.default == in_docs.default == default_of(variable)
+    assert in_example.unit == in_docs.unit
+    for suffix, unit in UNIT_OF_SUFFIX.items():
+        if variable.endswith(suffix):
+            assert in_example.unit == unit
+
+
+def test_the_example_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment copied from the example is that of a service without one."""
+    for name, described in example().items():
+        if described.default is not None:
+            monkeypatch.setenv(name, described.default)
+    loaded = Settings.load()
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert loaded == Settings.load()
+
+
+@pytest.mark.parametrize(("variable", "default"), FIXED.items())
+def test_fixed_defaults(variable: str, default: int) -> None:
+    """What the old service's deployments leave out means what it meant."""
+    assert getattr(Settings.load(), variable.lower()) == default
+
+
+def test_listens_on_loopback_by_default() -> None:
+    """Nothing is open to the network unless somebody says so."""
+    settings = Settings.load()
+    assert settings.grpc_host == settings.metrics_host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_an_empty_value_is_absent(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An orchestrator's empty variable does not become an empty host or directory."""
+    monkeypatch.setenv(variable, "")
+    assert Settings.load() == Settings.load(**{variable.lower(): Settings.model_fields[variable.lower()].default})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GRPC_PORT", "65536"),
+        ("GRPC_PORT", "-1"),
+        ("METRICS_PORT", "http"),
+        ("OPC_RECONNECT_DELAY_MS", "0"),
+        ("OPC_RECONNECT_DELAY_MS", "1.5"),
+        ("OPC_RECONNECT_DELAY_MS", "5s"),
+        ("OPC_MAX_RECONNECT_ATTEMPTS", "-1"),
+        ("AGGREGATION_BUFFER_MS", "86400001"),
+        ("MAX_BUFFER_SIZE", "0"),
+        ("DB_MAX_CONNECTIONS", "many"),
+        ("GRPC_MAX_MESSAGE_BYTES", "10"),
+        ("LOG_LEVEL", "LOUD"),
+        ("LOG_FORMAT", "xml"),
+        ("DATABASE_URL", "mysql://scada:hunter2@db/scada"),
+    ],
+)
+def test_a_bad_value_names_its_variable(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says which variable is wrong and why; it repeats nothing that might be secret."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as raised:
+        Settings.load()
+    text = str(raised.value)
+    assert raised.value.variable == variable
+    assert text.startswith(f"{variable}: ")
+    assert "\n" not in text
+    assert "hunter2" not in text
+    assert "hunter2" not in repr(raised.value.__context__)
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Printing the settings shows neither URL nor key."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://scada:hunter2@db/scada")
+    monkeypatch.setenv("ENCRYPTION_KEY", "a key that nobody knows")
+    settings = Settings.load()
+    assert settings.encryption_key == SecretStr("a key that nobody knows")
+    for text in (repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert "hunter2" not in text
+        assert "nobody knows" not in text
+
+
+def test_an_override_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command sets itself stands above the environment, and is checked like it."""
+    monkeypatch.setenv("GRPC_PORT", "1234")
+    assert Settings.load(grpc_port=0).grpc_port == 0
+    with pytest.raises(ConfigError, match="GRPC_PORT"):
+        Settings.load(grpc_port=70_000)
+
+
+@pytest.mark.parametrize(("given", "level"), [("debug", "DEBUG"), ("Warning", "WARNING")])
+def test_levels_in_either_case(given: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log levels are understood as people write them."""
+    monkeypatch.setenv("LOG_LEVEL", given)
+    monkeypatch.setenv("LOG_FORMAT", "Console")
+    settings = Settings.load()
+    assert (settings.log_level, settings.log_format) == (level, "console")
+
+
+def test_the_devices_part_is_in_seconds() -> None:
+    """What connections take has the defaults of the environment, in seconds."""
+    assert Settings.load().device == DeviceSettings()
+    settings = Settings.load(opc_keep_alive_ms=1_500, opc_max_reconnect_attempts=0)
+    assert settings.device.keep_alive_s == 1.5
+    assert settings.device.max_attempts == 0
