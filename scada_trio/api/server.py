@@ -96,6 +96,7 @@ class _Connection(H2Protocol):  # type: ignore[misc]
         super().__init__(plain.handler, plain.config, plain.h2_config)
         self._server = server
         self._lost = asyncio.Event()
+        self._goodbye_said = False  # waiting for the client may be cut off, and taken up again
 
     @property
     def live(self) -> set[asyncio.Task[None]]:
@@ -135,7 +136,8 @@ class _Connection(H2Protocol):  # type: ignore[misc]
 
     async def say_goodbye(self) -> None:
         """Close in order: GOAWAY, end of our side, and the socket when the client has closed its own."""
-        if not self.connection.is_closing():
+        if not (self._goodbye_said or self.connection.is_closing()):
+            self._goodbye_said = True
             self.connection._connection.close_connection()
             self.connection.flush()
             with suppress(OSError):  # the client is gone; the loop will say so
