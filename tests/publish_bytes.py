@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from opcua import ua
 from opcua.common.utils import Buffer
 from opcua.ua.ua_binary import pack_uatype, pack_uatype_array, struct_from_binary
 
-from scada_trio.opcua.notifications import HandleMap, PublishResult
+from scada_trio.opcua.notifications import HandleMap, PublishResult, decode_publish
 
 CAPTURES = Path(__file__).parent / "captures"
 DATA_CHANGE, STATUS_CHANGE, EVENTS = 811, 820, 916
@@ -24,6 +24,9 @@ BAD, UNCERTAIN, OVERFLOW = 0x808B0000, 0x40930000, 0x00000480
 NUMBERS = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}
 # A time whose 100 ns do not make whole microseconds: 2026-01-02T03:04:05.678901 and 700 ns.
 SOURCE_TICKS, SERVER_TICKS = 134118254456789017, 134118254456800000
+SOURCE_US = SOURCE_TICKS // 10 - 11_644_473_600_000_000
+SERVER_US = SERVER_TICKS // 10 - 11_644_473_600_000_000
+ARRIVAL_US = 1_700_000_000_000_000
 
 
 def capture(name: str) -> bytes:
@@ -119,6 +122,42 @@ def publish(
     )
 
 
+VARIANTS = {
+    "Null": scalar(0, None),
+    "Boolean": scalar(1, True),
+    "SByte": scalar(2, -5),
+    "Byte": scalar(3, 250),
+    "Int16": scalar(4, -300),
+    "UInt16": scalar(5, 65000),
+    "Int32": scalar(6, -70000),
+    "UInt32": scalar(7, 4_000_000_000),
+    "Int64": scalar(8, -(2**53) - 1),
+    "UInt64": scalar(9, 2**64 - 1),
+    "Float": scalar(10, 0.1),
+    "Double": scalar(11, 0.1),
+    "String": scalar(12, "pump"),
+    "NullString": scalar(12, None),
+    "DateTime": scalar(13, datetime(2026, 1, 2, tzinfo=UTC).replace(tzinfo=None)),
+    "Guid": scalar(14, UUID(int=1)),
+    "ByteString": scalar(15, b"\0\1"),
+    "XmlElement": b"\x10" + struct.pack("<i", 4) + b"<a/>",
+    "NodeId": scalar(17, ua.NodeId("a", 3)),
+    "ExpandedNodeId": b"\x12\xc1\x05" + struct.pack("<Hi5sI", 300, 5, b"urn:x", 2),
+    "StatusCode": scalar(19, ua.StatusCode(BAD)),
+    "QualifiedName": scalar(20, ua.QualifiedName("q", 1)),
+    "LocalizedText": scalar(21, ua.LocalizedText("Druck", "de")),
+    "Structure": scalar(22, ua.Range()),
+    "DataValue": scalar(23, ua.DataValue(ua.Variant(1.0))),
+    "DiagnosticInfo": b"\x19\x3f" + struct.pack("<iiii", 1, 2, 3, 4) + struct.pack("<i", 2) + b"ab" + bytes(4),
+    "Doubles": array(11, [1.0, 2.0]),
+    "Strings": array(12, ["a", "bc"]),
+    "NoInt32": array(6, []),
+    "Variants": array(24, [ua.Variant(1.0), ua.Variant("a"), ua.Variant([1, 2])]),
+    "Matrix": array(6, [1, 2, 3, 4]).replace(b"\x86", b"\xc6", 1) + struct.pack("<iii", 2, 2, 2),
+}
+"""A value of every built-in type, and arrays."""
+
+
 @dataclass
 class Reference:
     """What a message holds according to the stock decoder and the rules of meaning, item by item."""
@@ -130,34 +169,25 @@ class Reference:
     arrival_timed: int = 0
 
 
-def reference(
-    body: bytes, tag_of: Callable[[int], int | None], arrival_us: int, scale_of: Callable[[int], float] = lambda _: 1.0
-) -> Reference:
-    """Read ``body`` with python-opcua and apply the rules the slow way; only for times that are valid."""
+def reference(body: bytes) -> Reference:
+    """Read ``body`` with python-opcua and apply the rules of `decode` the slow way; times must be valid ones."""
     parameters = struct_from_binary(ua.PublishResponse, Buffer(body)).Parameters
     found = Reference()
     for notification in parameters.NotificationMessage.NotificationData or ():
         for change in getattr(notification, "MonitoredItems", None) or ():
-            _add(found, change.ClientHandle, change.Value, tag_of, arrival_us, scale_of)
+            _add(found, change.ClientHandle, change.Value)
     return found
 
 
-def _add(
-    found: Reference,
-    handle: int,
-    value: Any,
-    tag_of: Callable[[int], int | None],
-    arrival_us: int,
-    scale_of: Callable[[int], float],
-) -> None:
+def _add(found: Reference, handle: int, value: Any) -> None:
     status = value.StatusCode.value if value.Encoding & 2 else 0
     found.overflowed += status & 0xC80 == 0x480
-    tag, quality = tag_of(handle), min(status >> 30, 2)
+    tag, quality = 10 * handle if 1 <= handle <= 1000 else None, min(status >> 30, 2)
     reason = _reason(value.Value) if value.Encoding & 1 else "null"
     if tag is None or (reason and quality != 2):
         found.unstorable["unknown_handle" if tag is None else str(reason)] += 1
         return
-    time_us = arrival_us
+    time_us = ARRIVAL_US
     if value.Encoding & 4:
         time_us = _microseconds(value.SourceTimestamp)
     elif value.Encoding & 8:
@@ -165,7 +195,7 @@ def _add(
         found.server_timed += 1
     else:
         found.arrival_timed += 1
-    number = math.nan if reason else float(value.Value.Value) * scale_of(handle)
+    number = math.nan if reason else float(value.Value.Value)
     found.rows.append((tag, time_us, number, quality))
 
 
@@ -215,3 +245,16 @@ def identity_handles(count: int) -> HandleMap:
     for handle in range(1, count + 1):
         handles.set(handle, 10 * handle)
     return handles
+
+
+HANDLES = identity_handles(1000)
+
+
+def decode(body: bytes, handles: HandleMap = HANDLES) -> PublishResult:
+    """Decode with handles 1 to 1000 known, or with those given."""
+    return decode_publish(body, handles, ARRIVAL_US)
+
+
+def assert_as_stock(body: bytes) -> None:
+    """The decoder finds in ``body`` what the stock decoder finds."""
+    assert_agree(decode(body), reference(body))

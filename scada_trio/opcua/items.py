@@ -47,6 +47,14 @@ class MixedItems:
     unstorable: list[tuple[int, str]] = field(default_factory=list)
     overflowed: int = 0
 
+    def add_group(self, group: Group, body: bytes) -> None:
+        """Keep a group if it is large enough, else rewrite its items."""
+        if len(group.places) >= _COLUMNS_FROM:
+            self.groups.append(group)
+        else:
+            for place, offset in zip(group.places, group.offsets, strict=True):
+                self.add(place, group.layout, body, offset)
+
     def add(self, place: int, layout: Layout, buffer: bytes, offset: int) -> None:
         """Rewrite one item, or leave it out."""
         fields = layout.fields(buffer, offset)
@@ -82,24 +90,25 @@ def group_items(body: bytes, offset: int, end: int, count: int) -> MixedItems:
             offset = _cut_value(body, offset, end, place, mixed)
             place += 1
         else:
-            room = min(count - place, (end - offset) // layout.size)
-            if room < 1:
+            size = layout.size
+            if offset + size > end:
                 raise wire.truncated()
             group = groups.get(layout)
             if group is None:
                 group = groups[layout] = Group(layout)
-            length = _run(body, offset, layout, min(room, _LOOK_AHEAD)) if layout is previous else 1
-            group.offsets.extend(range(offset, offset + length * layout.size, layout.size))
-            group.places.extend(range(place, place + length))
-            offset += length * layout.size
+            if layout is previous:
+                length = _run(body, offset, layout, min(count - place, (end - offset) // size, _LOOK_AHEAD))
+                group.offsets.extend(range(offset, offset + length * size, size))
+                group.places.extend(range(place, place + length))
+            else:
+                length = 1
+                group.offsets.append(offset)
+                group.places.append(place)
+            offset += length * size
             place += length
         previous = layout
     for group in groups.values():
-        if len(group.places) >= _COLUMNS_FROM:
-            mixed.groups.append(group)
-        else:
-            for place, offset in zip(group.places, group.offsets, strict=True):
-                mixed.add(place, group.layout, body, offset)
+        mixed.add_group(group, body)
     return mixed
 
 

@@ -21,10 +21,10 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from opcua.ua.status_codes import get_name_and_doc
 
 from scada_trio.errors import DeviceError, DeviceProtocolError
 from scada_trio.opcua import items, layouts, wire
+from scada_trio.opcua.faults import status_name
 from scada_trio.opcua.layouts import HandleMap, Layout
 from scada_trio.readings import Quality, ReadingBlock
 
@@ -59,7 +59,7 @@ class PublishFault(DeviceError):
     error_type = "publish"
 
     def __init__(self, status: int) -> None:
-        super().__init__(f"Publish was answered with {get_name_and_doc(status)[0]} (0x{status:08X})")
+        super().__init__(f"Publish was answered with {status_name(status)} (0x{status:08X})")
         self.status = status
 
 
