@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,7 +57,6 @@ class Device:
         self.maker = maker
         self.options = {"port": free_port(), **options}
         self._process: trio.Process | None = None
-        self._frozen = False
         self._lines = b""
 
     @property
@@ -147,7 +146,10 @@ FAST = DeviceSettings(
 )
 
 
-def tag(node_id: str, *, well_id: UUID = UUID(int=1), **fields: Any) -> Tag:
+WELL = UUID(int=1)
+
+
+def tag(node_id: str, *, well_id: UUID = WELL, **fields: Any) -> Tag:
     return Tag(uuid4(), well_id, node_id, **fields)
 
 
@@ -255,9 +257,6 @@ async def open_rig(
     assert connection.status.state is ConnectionState.STOPPED
     assert limiter.borrowed_tokens == 0
     assert rig.active == 0
-
-
-DeviceFactory = Callable[..., Awaitable[Device]]
 
 
 @pytest.fixture(params=MAKERS)

@@ -200,7 +200,7 @@ async def test_endpoint_changes(maker: str) -> None:
 
 
 async def test_held_deliveries_hold_publish(maker: str) -> None:
-    """While nothing is accepted at most three notifications come, the session outlives its timeout, then all goes on."""
+    """While nothing is accepted at most three notifications come, and the session outlives its timeout."""
     settings = replace(FAST, session_timeout_s=1.5)
     async with open_device(maker, nodes=["a"]) as device, open_rig(device.url, (A,), settings=settings) as rig:
         await rig.eventually(lambda: rig.connection.status.state is ConnectionState.CONNECTED)
@@ -243,11 +243,13 @@ async def test_user_and_encrypted_password(server_identity: tuple[str, str]) -> 
 
 async def test_node_opcua_user() -> None:
     """node-opcua takes the encrypted password, and refuses a wrong one."""
-    async with open_device("node-opcua", nodes=["a"], users={"operator": PASSWORD}) as device:
-        async with open_rig(device.url, (A,), username="operator", password=SecretStr(PASSWORD)) as rig:
-            await rig.state(ConnectionState.CONNECTED)
-            rig.update(password=SecretStr("wrong-secret"))
-            await rig.state(ConnectionState.REFUSED)
+    async with (
+        open_device("node-opcua", nodes=["a"], users={"operator": PASSWORD}) as device,
+        open_rig(device.url, (A,), username="operator", password=SecretStr(PASSWORD)) as rig,
+    ):
+        await rig.state(ConnectionState.CONNECTED)
+        rig.update(password=SecretStr("wrong-secret"))
+        await rig.state(ConnectionState.REFUSED)
 
 
 async def test_password_in_clear_only_where_allowed() -> None:
@@ -272,8 +274,8 @@ async def test_anonymous_where_a_user_is_needed() -> None:
 
 async def test_security_that_is_not_there() -> None:
     """A connection that asks for more than None is refused with mode and policy, and nothing is sent."""
-    fields = {"security_mode": SecurityMode.SIGN, "security_policy": "Basic256Sha256"}
-    async with open_rig(f"opc.tcp://127.0.0.1:{free_port()}", **fields) as rig:
+    url = f"opc.tcp://127.0.0.1:{free_port()}"
+    async with open_rig(url, security_mode=SecurityMode.SIGN, security_policy="Basic256Sha256") as rig:
         await rig.state(ConnectionState.REFUSED)
         assert "Sign" in (rig.connection.status.last_error or "")
         assert "Basic256Sha256" in (rig.connection.status.last_error or "")
@@ -281,12 +283,15 @@ async def test_security_that_is_not_there() -> None:
 
 async def test_problem_waits_for_another_row() -> None:
     """A row that cannot be used is refused and not tried until it changes."""
-    async with open_device("open62541", nodes=["a"]) as device:
-        async with open_rig(device.url, (A,), problem="the password cannot be decrypted") as rig:
-            await rig.state(ConnectionState.REFUSED)
-            assert rig.connection.status.last_error == "the password cannot be decrypted"
-            rig.update(problem=None)
-            await rig.state(ConnectionState.CONNECTED)
+    problem = "the password cannot be decrypted"
+    async with (
+        open_device("open62541", nodes=["a"]) as device,
+        open_rig(device.url, (A,), problem=problem) as rig,
+    ):
+        await rig.state(ConnectionState.REFUSED)
+        assert rig.connection.status.last_error == problem
+        rig.update(problem=None)
+        await rig.state(ConnectionState.CONNECTED)
 
 
 async def test_limit_of_items_a_call() -> None:

@@ -19,39 +19,29 @@ from uuid import UUID
 import structlog
 import trio
 from opcua import ua
-from opcua.ua.ua_binary import struct_from_binary
 
-from scada_trio.config import DeviceSettings
 from scada_trio.errors import DeviceError, DeviceSilent
-from scada_trio.opcua.client import LinkClient
-from scada_trio.opcua.faults import error_of_status, status_name
-from scada_trio.opcua.node_ids import parse_node_id
+from scada_trio.opcua.faults import status_name
 from scada_trio.opcua.notifications import HandleMap
 from scada_trio.opcua.publishing import Publisher, PublishObserver
+from scada_trio.opcua.services import (
+    create_items,
+    create_subscription,
+    delete_items,
+    item_request,
+    items_a_call,
+    raw_deadband,
+    seconds,
+)
 from scada_trio.opcua.session import Session
 from scada_trio.readings import Delivery, Tag, TagTable
 from scada_trio.status import RefusedTag
 
 log = structlog.get_logger()
 
-ITEMS_A_CALL: Final = 1_000
-"""Monitored items created or deleted in one call, where the server's own limit (Part 5, 6.3.11) is not smaller."""
-_MAX_ITEMS_A_CALL_NODE: Final = 11714  # Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall
-_MIN_LIFETIME_S: Final = 600.0
-"""How long the server keeps the subscription without a Publish: a device that we hold back must not lose it."""
-_MAX_NOTIFICATIONS: Final = 20_000
-"""Values in one message; keeps the largest message under ``MAX_MESSAGE_BYTES``."""
 _SILENT_AFTER: Final = 2.5
 """Keep-alive periods without a byte: one may be late, and the third must not pass unnoticed."""
 
-_TOO_LARGE: Final = frozenset(
-    {
-        ua.StatusCodes.BadTooManyOperations,
-        ua.StatusCodes.BadEncodingLimitsExceeded,
-        ua.StatusCodes.BadRequestTooLarge,
-        ua.StatusCodes.BadResponseTooLarge,
-    }
-)
 _FILTER_REFUSED: Final = frozenset(
     {
         ua.StatusCodes.BadMonitoredItemFilterInvalid,
@@ -87,8 +77,8 @@ async def open_subscription(
 
     Raises `DeviceError`, never in a group. Nothing is closed on the way out: a subscription ends with its session.
     """
-    created = await session.call("CreateSubscription", lambda: _create_subscription(session.client, session.settings))
-    limit = await session.call("reading the server's limits", lambda: _items_a_call(session.client))
+    created = await session.call("CreateSubscription", lambda: create_subscription(session.client, session.settings))
+    limit = await session.call("reading the server's limits", lambda: items_a_call(session.client))
     subscription = Subscription(session, created, tags, items_a_call=limit, deliver=deliver, observer=observer)
     ended_by: DeviceError | None = None
     async with trio.open_nursery() as nursery:
@@ -120,7 +110,7 @@ class Subscription:
         observer: PublishObserver,
     ) -> None:
         self.subscription_id = int(created.SubscriptionId)
-        self.keep_alive_s = _seconds(created.RevisedPublishingInterval) * int(created.RevisedMaxKeepAliveCount or 1)
+        self.keep_alive_s = seconds(created.RevisedPublishingInterval) * int(created.RevisedMaxKeepAliveCount or 1)
         self.refused: list[RefusedTag] = []
         self._session = session
         self._tags = tags
@@ -192,7 +182,7 @@ class Subscription:
             batch = items[: self._items_a_call]
             ids = [item.item_id for item in batch if item.item_id is not None]
             done = await self._session.call(
-                "DeleteMonitoredItems", partial(_delete_items, self._session.client, self.subscription_id, ids)
+                "DeleteMonitoredItems", partial(delete_items, self._session.client, self.subscription_id, ids)
             )
             if not done:
                 self._halve()
@@ -244,12 +234,12 @@ class Subscription:
         requests: list[tuple[_Item, Any]] = []
         for item in batch:
             try:
-                requests.append((item, self._request_of(item)))
+                requests.append((item, item_request(item.tag, item.handle, self._session.settings)))
             except ValueError:
                 item.refused = "BadNodeIdInvalid"
         again: list[tuple[_Item, Any]] = []
         for attempt in (requests, again):
-            results = _create_items(self._session.client, self.subscription_id, [request for _, request in attempt])
+            results = create_items(self._session.client, self.subscription_id, [request for _, request in attempt])
             if results is None and attempt is requests:
                 return False
             if results is None:
@@ -269,26 +259,6 @@ class Subscription:
                     item.refused = status_name(result.StatusCode.value)
         return True
 
-    def _request_of(self, item: _Item) -> Any:
-        """A CreateMonitoredItems request for ``item`` (Part 4, 7.21); ValueError for a node id that is none.
-
-        Sampled at the publishing interval: values come as often as they are asked for, and the queue's places are for
-        the time in which we hold Publish back, not for more values a second.
-        """
-        settings = self._session.settings
-        request = ua.MonitoredItemCreateRequest()
-        request.ItemToMonitor.NodeId = parse_node_id(item.tag.node_id)
-        request.ItemToMonitor.AttributeId = ua.AttributeIds.Value
-        request.MonitoringMode = ua.MonitoringMode.Reporting
-        request.RequestedParameters.ClientHandle = item.handle
-        request.RequestedParameters.SamplingInterval = settings.publishing_interval_s * 1000
-        request.RequestedParameters.QueueSize = settings.queue_size
-        request.RequestedParameters.DiscardOldest = True
-        deadband = _raw_deadband(item.tag)
-        if deadband is not None:
-            request.RequestedParameters.Filter = _deadband_filter(deadband)
-        return request
-
     def _note_refused(self, items: Sequence[_Item]) -> None:
         """Show refused tags in ``refused`` and, where they are others than before, in one log line."""
         refused = [RefusedTag(item.tag.node_id, item.refused or "") for item in items]
@@ -305,81 +275,4 @@ class Subscription:
 
 def _serves(item: _Item, tag: Tag | None) -> bool:
     """Whether the server's item is right for ``tag`` as it is."""
-    return tag is not None and _raw_deadband(item.tag) == _raw_deadband(tag)
-
-
-def _seconds(interval_ms: float | None) -> float:
-    """A revised interval; servers have been seen to answer 0."""
-    return max(float(interval_ms or 0.0), 1.0) / 1000
-
-
-def _raw_deadband(tag: Tag) -> float | None:
-    """The deadband in the device's unit: the tag's is in scaled units. None where there is none to ask for."""
-    if tag.deadband is None or tag.scaling_factor == 0.0:
-        return None
-    raw = tag.deadband / abs(tag.scaling_factor)
-    return raw if math.isfinite(raw) and raw > 0.0 else None
-
-
-def _deadband_filter(deadband: float) -> Any:
-    """An absolute deadband (Part 4, 7.22.2)."""
-    wanted = ua.DataChangeFilter()
-    wanted.Trigger = ua.DataChangeTrigger.StatusValue
-    wanted.DeadbandType = ua.DeadbandType.Absolute.value
-    wanted.DeadbandValue = deadband
-    return wanted
-
-
-# ---- services, in a worker thread
-
-
-def _create_subscription(client: LinkClient, settings: DeviceSettings) -> Any:
-    interval_s = settings.publishing_interval_s
-    keep_alives = max(1, round(settings.keep_alive_s / interval_s))
-    request = ua.CreateSubscriptionRequest()
-    request.Parameters.RequestedPublishingInterval = interval_s * 1000
-    request.Parameters.RequestedMaxKeepAliveCount = keep_alives
-    request.Parameters.RequestedLifetimeCount = max(3 * keep_alives, math.ceil(_MIN_LIFETIME_S / interval_s))
-    request.Parameters.MaxNotificationsPerPublish = _MAX_NOTIFICATIONS
-    request.Parameters.PublishingEnabled = True
-    response = struct_from_binary(ua.CreateSubscriptionResponse, client.uaclient._uasocket.send_request(request))
-    response.ResponseHeader.ServiceResult.check()
-    return response.Parameters
-
-
-def _items_a_call(client: LinkClient) -> int:
-    """MaxMonitoredItemsPerCall of the server's OperationLimits, at most `ITEMS_A_CALL`; that where it has none."""
-    (answer,) = client.uaclient.get_attributes([ua.NodeId(_MAX_ITEMS_A_CALL_NODE)], ua.AttributeIds.Value)
-    limit = answer.Value.Value if answer.StatusCode.is_good() and answer.Value is not None else None
-    return min(limit, ITEMS_A_CALL) if isinstance(limit, int) and limit > 0 else ITEMS_A_CALL
-
-
-def _create_items(client: LinkClient, subscription_id: int, requests: Sequence[Any]) -> Sequence[Any] | None:
-    """Results in the order of ``requests``; None where the server finds the call too large."""
-    if not requests:
-        return ()
-    params = ua.CreateMonitoredItemsParameters()
-    params.SubscriptionId = subscription_id
-    params.TimestampsToReturn = ua.TimestampsToReturn.Both
-    params.ItemsToCreate = list(requests)
-    try:
-        results: Sequence[Any] = client.uaclient.create_monitored_items(params)
-    except ua.UaStatusCodeError as error:
-        if error.code in _TOO_LARGE:
-            return None
-        raise error_of_status(error.code, "CreateMonitoredItems") from error
-    return results
-
-
-def _delete_items(client: LinkClient, subscription_id: int, item_ids: Sequence[int]) -> bool:
-    """False where the server finds the call too large; an item that is not there any more is as good as deleted."""
-    params = ua.DeleteMonitoredItemsParameters()
-    params.SubscriptionId = subscription_id
-    params.MonitoredItemIds = list(item_ids)
-    try:
-        client.uaclient.delete_monitored_items(params)
-    except ua.UaStatusCodeError as error:
-        if error.code in _TOO_LARGE:
-            return False
-        raise error_of_status(error.code, "DeleteMonitoredItems") from error
-    return True
+    return tag is not None and raw_deadband(item.tag) == raw_deadband(tag)

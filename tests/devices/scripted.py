@@ -1,7 +1,7 @@
-"""A device that does what the test says, in the test's own Trio loop: for what real servers do only when they are broken.
+"""A device that does what the test says, in the test's own Trio loop: for what real servers do only when broken.
 
-It speaks OPC UA through python-opcua's codec, knows one subscription, and takes every item. ``answers`` replaces single
-services: a function from the request's parameters to a response, a status code for a fault, or `SILENCE`.
+It speaks OPC UA through python-opcua's codec, knows one subscription, and takes every item. ``answers`` replaces
+single services: a function from the request's parameters to a response, a status code for a fault, or `SILENCE`.
 """
 
 import struct
@@ -24,7 +24,7 @@ _ITEM: Final = struct.Struct("<IBBdqq")
 
 
 class ScriptedDevice:
-    """One server for one client at a time. `serve` runs it; ``calls`` lists the services that were asked for, in order."""
+    """A server for one client at a time. `serve` runs it; ``calls`` lists the services asked for, in order."""
 
     def __init__(self) -> None:
         self.port = 0

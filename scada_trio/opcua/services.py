@@ -1,0 +1,162 @@
+"""The services of a subscription and its items, one blocking call each, with what real servers need besides.
+
+Owns requests and their limits. Knows no session and starts nothing: `scada_trio.opcua.subscription` calls these
+functions in worker threads. They raise python-opcua's own errors, which the session's `call` translates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+from opcua import ua
+from opcua.ua.ua_binary import struct_from_binary
+
+from scada_trio.config import DeviceSettings
+from scada_trio.opcua.client import LinkClient
+from scada_trio.opcua.node_ids import parse_node_id
+from scada_trio.readings import Tag
+
+ITEMS_A_CALL: Final = 1_000
+"""Monitored items created or deleted in one call, where the server's own limit (Part 5, 6.3.11) is not smaller."""
+_MAX_ITEMS_A_CALL_NODE: Final = 11714  # Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall
+_MIN_LIFETIME_S: Final = 600.0
+"""How long the server keeps the subscription without a Publish: a device that we hold back must not lose it."""
+_MAX_NOTIFICATIONS: Final = 20_000
+"""Values in one message; keeps the largest message under ``MAX_MESSAGE_BYTES``."""
+
+_TOO_LARGE: Final = frozenset(
+    {
+        ua.StatusCodes.BadTooManyOperations,
+        ua.StatusCodes.BadEncodingLimitsExceeded,
+        ua.StatusCodes.BadRequestTooLarge,
+        ua.StatusCodes.BadResponseTooLarge,
+    }
+)
+
+
+def create_subscription(client: LinkClient, settings: DeviceSettings) -> Any:
+    """The server's CreateSubscriptionResult, or the result of the ModifySubscription that had to follow.
+
+    A server that revises the publishing interval to a longer one makes the keep-alive, which counts intervals, as much
+    later; so the counts are asked for anew.
+    """
+    request = ua.CreateSubscriptionRequest()
+    _ask_for(request.Parameters, settings, settings.publishing_interval_s)
+    request.Parameters.PublishingEnabled = True
+    created = _request(client, request, ua.CreateSubscriptionResponse)
+    interval_s = seconds(created.RevisedPublishingInterval)
+    if created.RevisedMaxKeepAliveCount <= _keep_alive_count(settings, interval_s):
+        return created
+    change = ua.ModifySubscriptionRequest()
+    change.Parameters.SubscriptionId = created.SubscriptionId
+    _ask_for(change.Parameters, settings, interval_s)
+    try:
+        changed = _request(client, change, ua.ModifySubscriptionResponse)
+    except ua.UaStatusCodeError:
+        return created  # later keep-alives are better than none
+    created.RevisedPublishingInterval = changed.RevisedPublishingInterval
+    created.RevisedMaxKeepAliveCount = changed.RevisedMaxKeepAliveCount
+    return created
+
+
+def _ask_for(parameters: Any, settings: DeviceSettings, interval_s: float) -> None:
+    """Fill the parameters that CreateSubscription and ModifySubscription share (Part 4, 5.13.2, 5.13.3)."""
+    keep_alives = _keep_alive_count(settings, interval_s)
+    parameters.RequestedPublishingInterval = interval_s * 1000
+    parameters.RequestedMaxKeepAliveCount = keep_alives
+    parameters.RequestedLifetimeCount = max(3 * keep_alives, math.ceil(_MIN_LIFETIME_S / interval_s))
+    parameters.MaxNotificationsPerPublish = _MAX_NOTIFICATIONS
+
+
+def _keep_alive_count(settings: DeviceSettings, interval_s: float) -> int:
+    """Publishing intervals without a notification after which a keep-alive is due."""
+    return max(1, round(settings.keep_alive_s / interval_s))
+
+
+def _request(client: LinkClient, request: Any, response_type: Any) -> Any:
+    """Send a request for which python-opcua has no right method of its own; returns the result."""
+    response = struct_from_binary(response_type, client.uaclient._uasocket.send_request(request))
+    response.ResponseHeader.ServiceResult.check()
+    return response.Parameters
+
+
+def items_a_call(client: LinkClient) -> int:
+    """MaxMonitoredItemsPerCall of the server's OperationLimits, at most `ITEMS_A_CALL`; that where it has none."""
+    (answer,) = client.uaclient.get_attributes([ua.NodeId(_MAX_ITEMS_A_CALL_NODE)], ua.AttributeIds.Value)
+    limit = answer.Value.Value if answer.StatusCode.is_good() and answer.Value is not None else None
+    return min(limit, ITEMS_A_CALL) if isinstance(limit, int) and limit > 0 else ITEMS_A_CALL
+
+
+def create_items(client: LinkClient, subscription_id: int, requests: Sequence[Any]) -> Sequence[Any] | None:
+    """Results in the order of ``requests``; None where the server finds the call too large."""
+    if not requests:
+        return ()
+    params = ua.CreateMonitoredItemsParameters()
+    params.SubscriptionId = subscription_id
+    params.TimestampsToReturn = ua.TimestampsToReturn.Both
+    params.ItemsToCreate = list(requests)
+    try:
+        results: Sequence[Any] = client.uaclient.create_monitored_items(params)
+    except ua.UaStatusCodeError as error:
+        if error.code in _TOO_LARGE:
+            return None
+        raise
+    return results
+
+
+def delete_items(client: LinkClient, subscription_id: int, item_ids: Sequence[int]) -> bool:
+    """False where the server finds the call too large; an item that is not there any more is as good as deleted."""
+    params = ua.DeleteMonitoredItemsParameters()
+    params.SubscriptionId = subscription_id
+    params.MonitoredItemIds = list(item_ids)
+    try:
+        client.uaclient.delete_monitored_items(params)
+    except ua.UaStatusCodeError as error:
+        if error.code in _TOO_LARGE:
+            return False
+        raise
+    return True
+
+
+def item_request(tag: Tag, handle: int, settings: DeviceSettings) -> Any:
+    """A MonitoredItemCreateRequest for ``tag`` (Part 4, 5.12.2); ValueError for a node id that is none.
+
+    Sampled at the publishing interval: values come as often as they are asked for, and the queue's places are for the
+    time in which we hold Publish back, not for more values a second.
+    """
+    request = ua.MonitoredItemCreateRequest()
+    request.ItemToMonitor.NodeId = parse_node_id(tag.node_id)
+    request.ItemToMonitor.AttributeId = ua.AttributeIds.Value
+    request.MonitoringMode = ua.MonitoringMode.Reporting
+    request.RequestedParameters.ClientHandle = handle
+    request.RequestedParameters.SamplingInterval = settings.publishing_interval_s * 1000
+    request.RequestedParameters.QueueSize = settings.queue_size
+    request.RequestedParameters.DiscardOldest = True
+    deadband = raw_deadband(tag)
+    if deadband is not None:
+        request.RequestedParameters.Filter = _deadband_filter(deadband)
+    return request
+
+
+def seconds(interval_ms: float | None) -> float:
+    """A revised interval; servers have been seen to answer 0."""
+    return max(float(interval_ms or 0.0), 1.0) / 1000
+
+
+def raw_deadband(tag: Tag) -> float | None:
+    """The deadband in the device's unit: the tag's is in scaled units. None where there is none to ask for."""
+    if tag.deadband is None or tag.scaling_factor == 0.0:
+        return None
+    raw = tag.deadband / abs(tag.scaling_factor)
+    return raw if math.isfinite(raw) and raw > 0.0 else None
+
+
+def _deadband_filter(deadband: float) -> Any:
+    """An absolute deadband (Part 4, 7.22.2)."""
+    wanted = ua.DataChangeFilter()
+    wanted.Trigger = ua.DataChangeTrigger.StatusValue
+    wanted.DeadbandType = ua.DeadbandType.Absolute.value
+    wanted.DeadbandValue = deadband
+    return wanted
