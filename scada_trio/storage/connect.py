@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import outcome
 import psycopg
@@ -86,7 +86,7 @@ def parse_url(url: SecretStr) -> Target:
         if kept.get("sslmode") == "no-verify":  # node-postgres' word for it
             kept["sslmode"] = "require"
         if parts.query and (schema is not None or kept != query or "sslmode" in kept):
-            text = urlunsplit(parts._replace(query=urlencode(kept)))
+            text = urlunsplit(parts._replace(query=urlencode(kept, quote_via=quote)))
         raw = conninfo.conninfo_to_dict(text)
     except (ValueError, psycopg.Error):
         raise malformed from None

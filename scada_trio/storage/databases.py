@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode
 
 from psycopg import errors, sql
 from pydantic import SecretStr
@@ -13,10 +13,18 @@ from scada_trio.storage.connect import connect, parse_url, translated
 
 def with_database(url: SecretStr, name: str) -> SecretStr:
     """The same URL for another database of the same server; raises `DatabaseMisconfigured` where it is malformed."""
-    parse_url(url)
-    parts = urlsplit(url.get_secret_value())
-    query = [(key, value) for key, value in parse_qsl(parts.query) if key not in ("dbname", "schema")]
-    return SecretStr(urlunsplit(parts._replace(path=f"/{quote(name, safe='')}", query=urlencode(query))))
+    rest = dict(parse_url(url).parameters)
+    rest.pop("dbname", None)
+    authority = ""
+    if not rest.get("host", "").startswith("/") and "," not in rest.get("host", ""):
+        user, password = (quote(rest.pop(key, ""), safe="") for key in ("user", "password"))
+        host, port = rest.pop("host", ""), rest.pop("port", "")
+        login = user + (f":{password}" if password else "")
+        authority = (
+            (f"{login}@" if login else "") + (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
+        )
+    query = f"?{urlencode(rest, quote_via=quote)}" if rest else ""
+    return SecretStr(f"postgresql://{authority}/{quote(name, safe='')}{query}")
 
 
 def create_database(url: SecretStr, name: str, *, connect_timeout_s: float = 10.0) -> SecretStr:

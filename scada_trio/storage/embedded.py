@@ -140,7 +140,7 @@ class EmbeddedServer:
     def start(self) -> None:
         """Start the server, which must not run; raises `ConfigError` with the last line of its log."""
         for attempt in range(_ATTEMPTS):
-            self.port = self._choose_port(first=attempt == 0)
+            self.port = self._choose_port(as_before=attempt < _ATTEMPTS // 2)
             options = " ".join(f"-c {name}={shlex.quote(value)}" for name, value in self._settings.items())
             arguments = ["-D", str(self.data), "-l", str(self.data / "start.log"), "-w", "-t", str(_START_TIMEOUT_S)]
             try:
@@ -254,10 +254,10 @@ class EmbeddedServer:
             self._users.close()
             self._users = None
 
-    def _choose_port(self, *, first: bool) -> int:
+    def _choose_port(self, *, as_before: bool) -> int:
         """The port of the last start where it is free, else one that the system gives."""
         kept = self.server_dir / "port"
-        preferred = int(kept.read_text()) if first and kept.exists() else 0
+        preferred = int(kept.read_text()) if as_before and kept.exists() else 0
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

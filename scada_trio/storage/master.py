@@ -119,13 +119,14 @@ class MasterDatabase:
         called too, since a word may have been missed. ``started`` comes after the first attempt, good or bad.
         """
         failed = False
+        started = _Once(task_status.started)
         delays = full_jitter(_FIRST_DELAY_S, cap_s=_MAX_DELAY_S)
         while True:
             try:
                 connection = await self._open("scada-trio listener")
                 try:
                     await run_cancellable(connection, _listen, limiter=self._threads)
-                    task_status.started()
+                    started()
                     if failed:
                         on_change()
                         failed, delays = False, full_jitter(_FIRST_DELAY_S, cap_s=_MAX_DELAY_S)
@@ -136,7 +137,7 @@ class MasterDatabase:
                 if not failed:
                     log.warning("not told of configuration changes, trying again", error=str(error))
                 failed = True
-            task_status.started()
+            started()
             await trio.sleep(next(delays))
 
     async def _call(self, call: Callable[[Connection, *Ts], T], *args: *Ts) -> T:
@@ -155,6 +156,18 @@ class MasterDatabase:
             statement_timeout_s=self._statement_timeout_s,
             limiter=self._threads,
         )
+
+
+class _Once:
+    """Calls ``action`` the first time that it is called."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action: Callable[[], None] | None = action
+
+    def __call__(self) -> None:
+        action, self._action = self._action, None
+        if action is not None:
+            action()
 
 
 async def _follow(connection: Connection, on_change: Callable[[], None]) -> None:

@@ -216,7 +216,7 @@ def _copy(connection: Connection, statement: LiteralString, rows: EncodedRows) -
 
 
 def _maintain(connection: Connection) -> tuple[int, int]:
-    found = connection.execute("SELECT to_regprocedure('scada_maintain_partitions()')").fetchone()
+    found = connection.execute("SELECT to_regprocedure('scada_maintain_partitions(integer, interval)')").fetchone()
     if found is None or found[0] is None:
         return 0, 0
     with connection.transaction():

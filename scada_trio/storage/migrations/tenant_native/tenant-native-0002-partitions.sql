@@ -10,8 +10,9 @@ BEGIN
     IF to_regclass(name) IS NOT NULL THEN
         RETURN false;
     END IF;
-    -- Writers wait for this one lock; without it a reading could slip into the default partition behind the move.
-    LOCK TABLE ONLY scada_readings_default IN ACCESS EXCLUSIVE MODE;
+    -- Writers wait here, before they choose a partition: one that had chosen the default partition already would be
+    -- refused there once its day is taken out of it. Readers go on until ATTACH wants the default partition.
+    LOCK TABLE ONLY scada_readings IN SHARE ROW EXCLUSIVE MODE;
     EXECUTE format('CREATE TABLE %I (LIKE scada_readings INCLUDING DEFAULTS)', name);
     EXECUTE format(
         'WITH moved AS (DELETE FROM scada_readings_default WHERE timestamp >= %L AND timestamp < %L RETURNING *)

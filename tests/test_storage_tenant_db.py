@@ -1,0 +1,285 @@
+"""Batches in a tenant's database: exactly once, whatever breaks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import psycopg
+import pytest
+import trio
+from pydantic import SecretStr
+
+from scada_trio.errors import BatchRejected, DatabaseMisconfigured, DatabaseUnavailable
+from scada_trio.readings import EMPTY_BLOCK, Quality, ReadingBlock, TagTable, WriteResult
+from scada_trio.storage.tenant_db import TenantWriter, maintain_partitions, open_tenant_writer
+from tests.fix_postgres import PostgresServer, fetch
+from tests.storage_samples import BUFFER, NOON_US, ROWS, WELL, batch, block, count_rows, many, tag_table
+
+GOOD, BAD = Quality.GOOD, Quality.BAD
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'scada-trio writer'"
+)
+LOCK = "LOCK TABLE scada_readings IN ACCESS EXCLUSIVE MODE"
+
+
+def _open(
+    url: SecretStr, tags: TagTable | None = None, *, statement_timeout_s: float = 30
+) -> AbstractAsyncContextManager[TenantWriter]:
+    return open_tenant_writer(url, tags or tag_table(), connect_timeout_s=5, statement_timeout_s=statement_timeout_s)
+
+
+@asynccontextmanager
+async def _locked_readings(url: SecretStr) -> AsyncIterator[psycopg.Connection]:
+    """Somebody holds the table, so that a COPY waits in the middle of its transaction."""
+    connection = psycopg.connect(url.get_secret_value())
+    connection.execute(LOCK)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+async def _until(url: SecretStr, query: str) -> None:
+    while not fetch(url, query)[0][0]:  # noqa: ASYNC110 - the server has no event for it
+        await trio.sleep(0.01)
+
+
+async def test_a_batch_is_stored_and_remembered(tenant_url: SecretStr) -> None:
+    """Rows and cursor are there together."""
+    async with _open(tenant_url) as writer:
+        assert await writer.committed_sequence(BUFFER) == 0
+        readings = block((0, NOON_US, 1.5, GOOD), (1, NOON_US, math.inf, BAD))
+        assert await writer.write(batch(1, readings), BUFFER) == WriteResult(inserted=2)
+        assert await writer.committed_sequence(BUFFER) == 1
+    assert [row[2:] for row in fetch(tenant_url, ROWS)] == [
+        ("ns=2;s=Tag0", 1.5, "Good"),
+        ("ns=2;s=Tag1", math.inf, "Bad"),
+    ]
+
+
+async def test_a_batch_that_was_committed_is_not_written_again(tenant_url: SecretStr) -> None:
+    """After a commit in doubt the same batch comes again: nothing is stored, and the counts are the first attempt's."""
+    readings = block((0, NOON_US, 1.0, GOOD), (0, NOON_US, 1.0, GOOD), (0, NOON_US, 2.0, GOOD))
+    async with _open(tenant_url) as writer:
+        first = await writer.write(batch(1, readings), BUFFER)
+    async with _open(tenant_url) as writer:
+        again = await writer.write(batch(1, readings), BUFFER)
+    assert first == WriteResult(inserted=1, duplicates=1, replaced=1)
+    assert again == WriteResult(inserted=1, duplicates=1, replaced=1, already=True)
+    assert count_rows(tenant_url) == 1
+
+
+async def test_stored_readings_are_told_from_new_ones(tenant_url: SecretStr) -> None:
+    """What is stored with the same value is a duplicate; another value, or quality, replaces it; NaN equals NaN."""
+    stored = block(
+        (0, NOON_US, 1.0, GOOD),
+        (0, NOON_US + 1, 1.0, GOOD),
+        (0, NOON_US + 2, math.nan, BAD),
+        (0, NOON_US + 3, 1.0, BAD),
+    )
+    again = block(
+        (0, NOON_US, 1.0, GOOD),
+        (0, NOON_US + 1, 2.0, GOOD),
+        (0, NOON_US + 2, math.nan, BAD),
+        (0, NOON_US + 3, 1.0, GOOD),
+        (1, NOON_US, 7.0, GOOD),
+        (1, NOON_US, 8.0, GOOD),
+    )
+    async with _open(tenant_url) as writer:
+        await writer.write(batch(1, stored), BUFFER)
+        result = await writer.write(batch(2, again), BUFFER)
+        assert result == WriteResult(inserted=1, duplicates=2, replaced=3)
+        assert await writer.committed_sequence(BUFFER) == 2
+        assert await writer.write(batch(2, again), BUFFER) == WriteResult(1, 2, 3, already=True)
+        # the connection goes on with plain COPY after the merge
+        assert await writer.write(batch(3, many(100, 3, NOON_US + 10_000)), BUFFER) == WriteResult(inserted=100)
+    values = fetch(tenant_url, "SELECT value::text, quality FROM scada_readings ORDER BY timestamp, tag_node_id")
+    assert values[:5] == [("1", "Good"), ("8", "Good"), ("2", "Good"), ("NaN", "Bad"), ("1", "Good")]
+
+
+async def test_an_empty_batch_moves_the_cursor(tenant_url: SecretStr) -> None:
+    """A batch without rows counts as committed like any other."""
+    async with _open(tenant_url) as writer:
+        assert await writer.write(batch(4, EMPTY_BLOCK), BUFFER) == WriteResult(inserted=0)
+        assert await writer.committed_sequence(BUFFER) == 4
+
+
+@pytest.mark.parametrize(
+    ("node_id", "time_us", "sqlstate"),
+    [
+        ("ns=2;s=a\0b", NOON_US, "22021"),
+        ("ns=2;s=\ud800", NOON_US, "22021"),
+        ("ns=2;s=ok", -(2**62), "22008"),
+        ("".join(chr(33 + (i * i * 7919 + i) % 8000) for i in range(4000)), NOON_US, "54000"),
+    ],
+)
+async def test_rows_that_the_database_does_not_take(
+    tenant_url: SecretStr, node_id: str, time_us: int, sqlstate: str
+) -> None:
+    """Such a batch is rejected whole; the next one is written on the same connection."""
+    tags = tag_table(1)
+    tags.index_of(WELL, node_id)
+    async with _open(tenant_url, tags) as writer:
+        with pytest.raises(BatchRejected) as caught:
+            await writer.write(batch(1, block((0, NOON_US, 1.0, GOOD), (1, time_us, 1.0, GOOD))), BUFFER)
+        assert caught.value.sqlstate == sqlstate
+        assert await writer.committed_sequence(BUFFER) == 0
+        assert (await writer.write(batch(1, block((0, NOON_US, 1.0, GOOD))), BUFFER)).inserted == 1
+    assert count_rows(tenant_url) == 1
+
+
+async def test_a_database_that_is_not_migrated(postgres: PostgresServer) -> None:
+    """Opening says which command makes the tables."""
+    with pytest.raises(DatabaseMisconfigured, match="run scada-trio migrate"):
+        async with _open(postgres.create_database()):
+            pass
+
+
+async def test_a_table_without_a_unique_index_takes_everything(postgres: PostgresServer) -> None:
+    """Somebody else's table is written as it is."""
+    url = postgres.create_tenant()
+    fetch(url, "DROP INDEX scada_readings_series")
+    readings = block((0, NOON_US, 1.0, GOOD))
+    async with _open(url) as writer:
+        assert await writer.write(batch(1, readings), BUFFER) == WriteResult(inserted=1)
+        assert await writer.write(batch(2, readings), BUFFER) == WriteResult(inserted=1)
+    assert count_rows(url) == 2
+
+
+async def test_a_cancelled_copy_leaves_nothing(tenant_url: SecretStr) -> None:
+    """Neither rows nor cursor, and the connection writes the batch when it is asked again."""
+    async with _open(tenant_url) as writer:
+        async with _locked_readings(tenant_url), trio.open_nursery() as nursery:
+            nursery.start_soon(writer.write, batch(1, many(20_000, 3)), BUFFER)
+            await _until(tenant_url, WAITING)
+            nursery.cancel_scope.cancel()
+        assert count_rows(tenant_url) == 0
+        assert await writer.committed_sequence(BUFFER) == 0
+        assert (await writer.write(batch(1, many(20_000, 3)), BUFFER)).inserted == 20_000
+
+
+async def test_a_copy_that_takes_too_long(tenant_url: SecretStr) -> None:
+    """The statement timeout ends it; nothing is stored and the connection stays good."""
+    async with _open(tenant_url, statement_timeout_s=0.1) as writer:
+        async with _locked_readings(tenant_url):
+            with pytest.raises(DatabaseUnavailable) as caught:
+                await writer.write(batch(1, many(10, 3)), BUFFER)
+        assert caught.value.sqlstate == "57014"
+        assert (await writer.write(batch(1, many(10, 3)), BUFFER)).inserted == 10
+
+
+async def test_a_writer_whose_backend_is_terminated(tenant_url: SecretStr) -> None:
+    """In the middle of a COPY: the writer is of no use any more, a new one writes the batch once."""
+    with pytest.RaisesGroup(DatabaseUnavailable):
+        async with _open(tenant_url) as writer, _locked_readings(tenant_url), trio.open_nursery() as nursery:
+            nursery.start_soon(writer.write, batch(1, many(20_000, 3)), BUFFER)
+            await _until(tenant_url, WAITING)
+            fetch(
+                tenant_url,
+                """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE application_name = 'scada-trio writer' AND wait_event_type = 'Lock'""",
+            )
+    async with _open(tenant_url) as writer:
+        assert (await writer.write(batch(1, many(20_000, 3)), BUFFER)).inserted == 20_000
+    assert count_rows(tenant_url) == 20_000
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_a_server_that_goes_away_between_batches(own_postgres: PostgresServer, how: str) -> None:
+    """What was committed is there after the restart, crash or not; what was not is written then."""
+    url = own_postgres.create_tenant()
+    away: Callable[[], None] = getattr(own_postgres, how)
+    async with _open(url) as writer:
+        await writer.write(batch(1, many(1000, 3)), BUFFER)
+        await trio.to_thread.run_sync(away)
+        with pytest.raises(DatabaseUnavailable):
+            await writer.write(batch(2, many(1000, 3, NOON_US + 10_000_000)), BUFFER)
+    await trio.to_thread.run_sync(own_postgres.start)
+    async with _open(url) as writer:
+        assert await writer.committed_sequence(BUFFER) == 1
+        assert (await writer.write(batch(1, many(1000, 3)), BUFFER)).already
+        await writer.write(batch(2, many(1000, 3, NOON_US + 10_000_000)), BUFFER)
+    assert count_rows(url) == 2000
+
+
+async def test_two_writers_of_one_buffer_store_a_batch_once(tenant_url: SecretStr) -> None:
+    """The second attempt waits for the first, whose commit is in doubt, and finds it done."""
+    results: list[WriteResult] = []
+
+    async def write(writer: TenantWriter) -> None:
+        results.append(await writer.write(batch(1, many(5000, 3)), BUFFER))
+
+    async with _open(tenant_url) as one, _open(tenant_url) as other, trio.open_nursery() as nursery:
+        nursery.start_soon(write, one)
+        nursery.start_soon(write, other)
+    assert sorted(result.already for result in results) == [False, True]
+    assert {result.inserted for result in results} == {5000}
+    assert count_rows(tenant_url) == 5000
+
+
+# --- native partitions
+
+PARTITIONS = """
+    SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'scada_readings'::regclass ORDER BY 1"""
+
+
+def _today_us(url: SecretStr, days: int) -> int:
+    query = "SELECT (extract(epoch FROM date_trunc('day', now(), 'UTC') + make_interval(days => %s)) * 1000000)::bigint"
+    return int(fetch(url, query, days)[0][0])
+
+
+async def test_partitions_are_made_ahead(tenant_url: SecretStr) -> None:
+    """Yesterday to three days ahead; asked again, nothing is left to do."""
+    assert len(fetch(tenant_url, PARTITIONS)) == 6
+    (first, *_) = fetch(tenant_url, PARTITIONS)[1]
+    fetch(tenant_url, f"DROP TABLE {first}")
+    assert await maintain_partitions(tenant_url, connect_timeout_s=5) == (1, 0)
+    assert await maintain_partitions(tenant_url, connect_timeout_s=5) == (0, 0)
+
+
+async def test_readings_of_any_time_are_taken_and_moved_to_their_day(tenant_url: SecretStr) -> None:
+    """A reading from far away lies in the default partition until maintenance makes its day, and is never refused."""
+    old = [_today_us(tenant_url, -40) + 1, _today_us(tenant_url, -39) - 1, _today_us(tenant_url, -10)]
+    far = [_today_us(tenant_url, 4000), 0]
+    readings = ReadingBlock.concatenate([block((0, time_us, 1.0, GOOD)) for time_us in old + far])
+    async with _open(tenant_url) as writer:
+        await writer.write(batch(1, readings), BUFFER)
+    assert fetch(tenant_url, "SELECT count(*) FROM scada_readings_default") == [(5,)]
+    # 1970 is past retention
+    assert await maintain_partitions(tenant_url, connect_timeout_s=5) == (2, 0)
+    assert fetch(tenant_url, "SELECT count(*) FROM scada_readings_default") == [(1,)]
+    assert count_rows(tenant_url) == 4
+
+
+async def test_partitions_past_retention_are_dropped(tenant_url: SecretStr) -> None:
+    """Two years and a day later the day is gone, with its readings."""
+    fetch(tenant_url, "SELECT scada_make_partition((now() - interval '2 years 3 days')::date)")
+    fetch(tenant_url, "SELECT scada_make_partition((now() - interval '2 years' + interval '1 day')::date)")
+    assert await maintain_partitions(tenant_url, connect_timeout_s=5) == (0, 1)
+
+
+async def test_maintenance_leaves_other_tables_alone(postgres: PostgresServer) -> None:
+    """A database without our partitions has nothing to maintain."""
+    url = postgres.create_database()
+    fetch(url, "CREATE TABLE scada_readings (timestamp timestamptz)")
+    assert await maintain_partitions(url, connect_timeout_s=5) == (0, 0)
+
+
+async def test_maintenance_while_readings_are_written(tenant_url: SecretStr) -> None:
+    """No reading is lost or refused while its day's partition is made under the writer's hands."""
+    day_us = _today_us(tenant_url, -30)
+    async with _open(tenant_url) as writer, trio.open_nursery() as nursery:
+
+        async def write() -> None:
+            for sequence in range(1, 21):
+                await writer.write(batch(sequence, many(300, 3, day_us + sequence * 1_000_000)), BUFFER)
+
+        nursery.start_soon(write)
+        for _ in range(4):
+            await maintain_partitions(tenant_url, connect_timeout_s=5)
+    await maintain_partitions(tenant_url, connect_timeout_s=5)
+    assert count_rows(tenant_url) == 6000
+    assert fetch(tenant_url, "SELECT count(*) FROM scada_readings_default") == [(0,)]
