@@ -38,7 +38,7 @@ def timescale_url(timescale_server: SecretStr) -> SecretStr:
         if kinds:
             continuous = fetch(
                 timescale_server,
-                "SELECT FROM timescaledb_information.continuous_aggregates WHERE view_name = %s",
+                "SELECT true FROM timescaledb_information.continuous_aggregates WHERE view_name = %s",
                 relation,
             )
             kind = "MATERIALIZED VIEW" if continuous else "VIEW"

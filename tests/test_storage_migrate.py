@@ -1,0 +1,136 @@
+"""Migrations: twice, two at once, interrupted, and beside tables that another application made."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import trio
+from pydantic import SecretStr
+
+from scada_trio.errors import DatabaseMisconfigured, DatabaseUnavailable
+from scada_trio.readings import Quality, WriteResult
+from scada_trio.storage.migrate import MigrationReport, migrate_master, migrate_tenant
+from scada_trio.storage.tenant_db import maintain_partitions, open_tenant_writer
+from tests.fix_postgres import PostgresServer, fetch
+from tests.storage_samples import BUFFER, NOON_US, batch, block, count_rows, tag_table
+from tests.test_storage_master import FOREIGN
+
+GOOD = Quality.GOOD
+TABLES = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
+COLUMNS = """
+    SELECT attname::text, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute
+    WHERE attrelid = %s::regclass AND attnum > 0 ORDER BY attnum"""
+READINGS = """
+    CREATE TABLE scada_readings (timestamp timestamptz NOT NULL, well_id uuid NOT NULL, tag_node_id text NOT NULL,
+        value float8 NOT NULL, quality text NOT NULL DEFAULT 'Good', created_at timestamptz NOT NULL DEFAULT now())"""
+
+
+def test_a_master_database(postgres: PostgresServer) -> None:
+    """Made from nothing; the second time there is nothing to do."""
+    url = postgres.create_database()
+    assert migrate_master(url) == ["master-0001-configuration"]
+    assert migrate_master(url) == []
+    assert {"tenants", "scada_connections", "tag_mappings"} <= {name for (name,) in fetch(url, TABLES)}
+
+
+def test_a_tenant_database(postgres: PostgresServer) -> None:
+    """On a server without TimescaleDB readings go to native partitions."""
+    url = postgres.create_database()
+    first = migrate_tenant(url)
+    assert first.flavour == "native"
+    assert first.applied[0] == "tenant-0001-cursor"
+    assert migrate_tenant(url) == MigrationReport((), "native")
+    assert fetch(url, COLUMNS, "scada_readings") == [
+        ("timestamp", "timestamp with time zone", True),
+        ("well_id", "uuid", True),
+        ("tag_node_id", "text", True),
+        ("value", "double precision", True),
+        ("quality", "text", True),
+        ("created_at", "timestamp with time zone", True),
+    ]
+
+
+def test_master_and_tenant_in_one_database(postgres: PostgresServer) -> None:
+    """The two sets of migrations do not get in each other's way."""
+    url = postgres.create_database()
+    assert migrate_master(url)
+    assert migrate_tenant(url).applied
+    assert migrate_master(url) == []
+
+
+def test_two_at_once(postgres: PostgresServer) -> None:
+    """One does it, the other waits and finds it done."""
+    url = postgres.create_database()
+    reports: list[MigrationReport] = []
+    threads = [threading.Thread(target=lambda: reports.append(migrate_tenant(url))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(len(report.applied) for report in reports) == [0, 0, 4]
+
+
+def test_an_interrupted_migration_is_taken_up(postgres: PostgresServer) -> None:
+    """Killed after its work and before its record, a migration runs again and does no harm."""
+    url = postgres.create_tenant()
+    fetch(url, "DELETE FROM scada_migrations")
+    assert len(migrate_tenant(url).applied) == 4
+    url = postgres.create_master()
+    fetch(url, "DELETE FROM scada_migrations")
+    assert migrate_master(url) == ["master-0001-configuration"]
+
+
+def test_tables_of_another_application_are_left_alone(postgres: PostgresServer) -> None:
+    """No column, index or trigger is added to what was there."""
+    url = postgres.create_database()
+    fetch(url, FOREIGN)
+    names = ("tenants", "scada_connections", "tag_mappings")
+    before = [fetch(url, COLUMNS, name) for name in names]
+    migrate_master(url)
+    assert [fetch(url, COLUMNS, name) for name in names] == before
+    assert fetch(url, "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal") == [(0,)]
+
+
+async def test_an_ordinary_table_of_readings_is_adopted(postgres: PostgresServer) -> None:
+    """With its data, and without being rewritten; the views and the writer work on it."""
+    url = postgres.create_database()
+    fetch(url, READINGS)
+    fetch(url, "INSERT INTO scada_readings SELECT now(), gen_random_uuid(), 'old', 1 FROM generate_series(1, 100)")
+    file = "SELECT pg_relation_filenode('scada_readings'), relkind::text FROM pg_class WHERE relname = 'scada_readings'"
+    before = fetch(url, file)
+    assert (await trio.to_thread.run_sync(migrate_tenant, url)).flavour == "native"
+    assert fetch(url, file) == before
+    assert await maintain_partitions(url, connect_timeout_s=5) == (0, 0)
+    async with open_tenant_writer(url, tag_table(), connect_timeout_s=5, statement_timeout_s=30) as writer:
+        assert await writer.write(batch(1, block((0, NOON_US, 1.0, GOOD))), BUFFER) == WriteResult(inserted=1)
+    assert count_rows(url) == 101
+    assert fetch(url, "SELECT sum(count) FROM scada_readings_hourly") == [(101,)]
+
+
+def test_a_role_that_may_not(postgres: PostgresServer) -> None:
+    """The server's reason is told."""
+    url = postgres.create_database()
+    fetch(url, f"CREATE ROLE guest_{url.get_secret_value()[-3:].strip('_')} LOGIN PASSWORD 'guest'")
+    role = fetch(url, "SELECT rolname::text FROM pg_roles WHERE rolname LIKE 'guest%%'")[0][0]
+    guest = SecretStr(f"postgresql://{role}:guest@{url.get_secret_value().split('@')[1]}")
+    with pytest.raises(DatabaseMisconfigured, match="permission denied"):
+        migrate_tenant(guest)
+    fetch(url, f"DROP ROLE {role}")
+
+
+def test_no_server(own_postgres: PostgresServer) -> None:
+    """Nothing is half done."""
+    url = own_postgres.create_database()
+    with own_postgres.stopped(), pytest.raises(DatabaseUnavailable):
+        migrate_tenant(url)
+    assert migrate_tenant(url).applied
+
+
+def test_nothing_is_printed(postgres: PostgresServer, capfd: pytest.CaptureFixture[str]) -> None:
+    """The migration tool prints result rows; there are none."""
+    url = postgres.create_database()
+    capfd.readouterr()
+    migrate_master(url)
+    migrate_tenant(url)
+    assert capfd.readouterr() == ("", "")
