@@ -197,7 +197,9 @@ class Session:
         if now >= self._ping_at:
             with translated("Read"):
                 self.link.ping()
-            self.sent_at = self._pinged_at = now
+            self.sent_at = now
+            if self._answer_due_at == math.inf:  # else the last one is still unanswered, and its time is running
+                self._pinged_at = now
         if now >= self._renew_at:
             await self._renew()
 
@@ -213,6 +215,7 @@ class Session:
             self._renew_at = now + (self._expires_at - now) / 4
         else:
             self._plan_renewal()
+            self.link.ping()  # a server goes over to the new token when it first sees it, and the old one is running out
 
     def _plan_renewal(self) -> None:
         now = trio.current_time()

@@ -123,8 +123,15 @@ async def _connect(endpoint: Endpoint, resolving: trio.CapacityLimiter) -> trio.
             return await trio.open_tcp_stream(addresses[0], endpoint.port)
         return await _first_of(addresses, endpoint.port)
     except OSError as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        raise DeviceUnreachable(f"cannot connect to {where}: {cause.strerror or cause}") from error
+        raise DeviceUnreachable(f"cannot connect to {where}: {_reason(error)}") from error
+
+
+def _reason(error: OSError) -> str:
+    """What the system said; trio wraps it, one error an address that was tried."""
+    cause: BaseException | None = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    return _reason(cause) if isinstance(cause, OSError) else error.strerror or str(error)
 
 
 async def _addresses(endpoint: Endpoint, resolving: trio.CapacityLimiter) -> list[str]:

@@ -1,9 +1,9 @@
 """How a test steers a server that it started: one JSON command a line on stdin, one JSON answer a line on stdout.
 
-The first line that a server prints is ``{"ready": true}``. Options come as one JSON argument: ``port``; ``nodes``, names
-of Double variables ``ns=1;s=<name>``; ``users``, name to password, none means anonymous; ``certificate`` and ``key``,
-paths; ``items_a_call``. Commands: ``{"op": "write", "node", "type", "value", "status", "source_us"}`` (value null: none;
-source_us null: no source timestamp) and ``{"op": "add", "node", "type"}``.
+The first line that a server prints is ``{"ready": true}``. Options come as one JSON argument: ``port``; ``nodes``,
+names of Double variables ``ns=1;s=<name>``; ``users``, name to password, none means anonymous; ``certificate`` and
+``key``, paths; ``items_a_call``. Commands: ``{"op": "write", "node", "type", "value", "status", "source_us"}`` (value
+null: none; source_us null: no source timestamp) and ``{"op": "add", "node", "type"}``.
 """
 
 import json

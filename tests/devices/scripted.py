@@ -40,8 +40,8 @@ class ScriptedDevice:
         self.changed = trio.Event()
         self.tokens: list[Any] = [_token("anonymous", ua.UserTokenType.Anonymous)]
         self.identity: Any = None
+        self.secure = SecureConnection(ua.SecurityPolicy())
         self._stream: trio.SocketStream | None = None
-        self._secure = SecureConnection(ua.SecurityPolicy())
         self._next_item = 0
 
     @property
@@ -58,7 +58,7 @@ class ScriptedDevice:
                 stream = await listener.accept()
                 try:
                     await self._serve_client(stream)
-                except trio.BrokenResourceError:
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
                     pass
                 finally:
                     await trio.aclose_forcefully(stream)
@@ -109,11 +109,16 @@ class ScriptedDevice:
         assert self._stream is not None
         await self._stream.send_all(frame)
 
+    async def hang_up(self) -> None:
+        """Close the client's socket as a server does that dies."""
+        assert self._stream is not None
+        await trio.aclose_forcefully(self._stream)
+
     # ---- the protocol
 
     async def _serve_client(self, stream: trio.SocketStream) -> None:
         self._stream = stream
-        self._secure = SecureConnection(ua.SecurityPolicy())
+        self.secure = SecureConnection(ua.SecurityPolicy())
         self.publishes.clear()
         self.sequence = 0
         buffer = bytearray()
@@ -134,7 +139,7 @@ class ScriptedDevice:
             return
         header = ua.Header(kind, frame[3:4], int.from_bytes(frame[8:12], "little"))
         header.packet_size, header.body_size = len(frame), len(frame) - 12
-        message = self._secure.receive_from_header_and_body(header, Buffer(frame, 12))
+        message = self.secure.receive_from_header_and_body(header, Buffer(frame, 12))
         if message is not None:
             await self._serve_request(message.request_id(), message.body(), kind)
 
@@ -167,14 +172,14 @@ class ScriptedDevice:
         return getattr(self, f"_{service}")(parameters)
 
     async def _send(self, body: bytes, request_id: int, message_type: bytes = ua.MessageType.SecureMessage) -> None:
-        await self.send_raw(self._secure.message_to_binary(body, message_type=message_type, request_id=request_id))
+        await self.send_raw(self.secure.message_to_binary(body, message_type=message_type, request_id=request_id))
 
     # ---- services
 
     def _OpenSecureChannel(self, parameters: Any) -> Any:
         response = ua.OpenSecureChannelResponse()
         parameters.RequestedLifetime = self.channel_lifetime_ms
-        response.Parameters = self._secure.open(parameters, SimpleNamespace(get_new_channel_id=lambda: 7))
+        response.Parameters = self.secure.open(parameters, SimpleNamespace(get_new_channel_id=lambda: 7))
         return response
 
     def _CreateSession(self, parameters: Any) -> Any:
