@@ -175,21 +175,20 @@ async def test_health_checking_follows_the_backend(api: ServedApi, backend: Fake
 
 
 async def test_a_health_watch_ends_with_not_serving_when_the_server_stops(serve_api: ServeApi) -> None:
-    async with serve_api() as served, grpclib_channel(served) as channel:
+    async with serve_api(drain_s=3600) as served:
 
-        async def watch() -> list[int]:
-            seen = []
-            async with HealthStub(channel).Watch.open() as stream:
-                await stream.send_message(HealthCheckRequest(), end=True)
-                async for answer in stream:
+        def watch() -> list[int]:
+            with grpc.insecure_channel(served.address) as channel:
+                method = channel.unary_stream(
+                    "/grpc.health.v1.Health/Watch", response_deserializer=HealthCheckResponse.FromString
+                )
+                seen = []
+                for answer in method(b"", wait_for_ready=True, timeout=30):
                     seen.append(answer.status)
-                    served.stop.set()
-            return seen
+                    trio.from_thread.run_sync(served.stop.set)
+                return seen
 
-        assert await trio_asyncio.aio_as_trio(watch)() == [
-            HealthCheckResponse.SERVING,
-            HealthCheckResponse.NOT_SERVING,
-        ]
+        assert await trio.to_thread.run_sync(watch) == [HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING]
         await served.done.wait()
 
 
@@ -234,17 +233,19 @@ class Load:
         self.answered = 0
         self.errors: list[grpc.RpcError] = []
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(address, index)) for index in range(count)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(address, index), daemon=True) for index in range(count)
+        ]
 
-    def __enter__(self) -> Load:
+    def start(self) -> None:
         for thread in self._threads:
             thread.start()
-        return self
 
-    def __exit__(self, *_exc: object) -> None:
+    async def end(self) -> None:
+        """Let every client finish its last call."""
         self._stop.set()
         for thread in self._threads:
-            thread.join()
+            await trio.to_thread.run_sync(thread.join)
 
     def _run(self, address: str, index: int) -> None:
         # otherwise channels of one process to one address share a connection; and come back soon after a restart
@@ -266,14 +267,15 @@ class Load:
 
 async def test_a_restart_under_load_costs_no_call(serve_api: ServeApi) -> None:
     async with serve_api() as first:
-        with Load(first.address, 4) as load:
-            await eventually(lambda: load.answered >= 100)
-            first.stop.set()
-            await first.done.wait()
-            before = load.answered
-            async with serve_api(port=first.port):
-                await eventually(lambda: load.answered >= before + 100)
-                load.__exit__()
+        load = Load(first.address, 4)
+        load.start()
+        await eventually(lambda: load.answered >= 100)
+        first.stop.set()
+        await first.done.wait()
+        before = load.answered
+        async with serve_api(port=first.port):
+            await eventually(lambda: load.answered >= before + 100)
+            await load.end()
     assert not load.errors
 
 

@@ -39,6 +39,7 @@ from scada_trio.listening import close_all, open_listening_sockets, shielded_unt
 log = structlog.get_logger()
 
 _GOODBYE_S: Final = 0.5  # for a client to close its side after GOAWAY
+_DISTANCES_S: Final = (0.02, 0.02, 0.02)  # tried between the last answer and the goodbye
 _HANDLERS_END_S: Final = 1.0  # for cancelled handlers to unwind
 _HARD_STOP_S: Final = _GOODBYE_S + _HANDLERS_END_S + 0.5
 _UNCOUNTED: Final = "/grpc.reflection."  # a client may hold such a call open for ever; it must not hold up a drain
@@ -121,7 +122,15 @@ class _Connection(H2Protocol):  # type: ignore[misc]
         """Wait for a moment without a call, then close. A request that is under way then is not lost.
 
         GOAWAY carries the last call that was accepted; the client sends later ones again elsewhere (RFC 9113, 6.8).
+        Some clients drop an answer that they read together with GOAWAY (grpclib's own does): where calls leave room,
+        the goodbye keeps a distance to the last answer.
         """
+        for pause_s in _DISTANCES_S:
+            while live := self.live:
+                await asyncio.wait(live, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(pause_s)
+            if not self.live:
+                break
         while live := self.live:
             await asyncio.wait(live, return_when=asyncio.FIRST_COMPLETED)
         await self.say_goodbye()
