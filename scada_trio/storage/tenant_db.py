@@ -45,14 +45,14 @@ _COPY_STAGING: Final = f"COPY scada_staging ({COPY_COLUMNS}) FROM STDIN (FORMAT 
 _CREATE_STAGING: Final = """
     CREATE TEMPORARY TABLE IF NOT EXISTS scada_staging (timestamp timestamptz NOT NULL, value float8 NOT NULL,
         well_id uuid NOT NULL, tag_node_id text NOT NULL, quality text NOT NULL) ON COMMIT DELETE ROWS"""
-_COUNT_REPLACED: Final = """
-    SELECT count(*) FROM scada_staging s JOIN scada_readings r
-        ON r.well_id = s.well_id AND r.tag_node_id = s.tag_node_id AND r.timestamp = s.timestamp
-    WHERE (r.value, r.quality) IS DISTINCT FROM (s.value, s.quality)"""
+# A row that was there keeps its created_at, a new one has this transaction's time. No join, which might read the table.
 _MERGE: Final = f"""
-    INSERT INTO scada_readings AS r ({COPY_COLUMNS}) SELECT {COPY_COLUMNS} FROM scada_staging
-    ON CONFLICT (well_id, tag_node_id, timestamp) DO UPDATE SET value = excluded.value, quality = excluded.quality
-    WHERE (r.value, r.quality) IS DISTINCT FROM (excluded.value, excluded.quality)"""  # noqa: S608 - constants
+    WITH merged AS (
+        INSERT INTO scada_readings AS r ({COPY_COLUMNS}) SELECT {COPY_COLUMNS} FROM scada_staging
+        ON CONFLICT (well_id, tag_node_id, timestamp) DO UPDATE SET value = excluded.value, quality = excluded.quality
+        WHERE (r.value, r.quality) IS DISTINCT FROM (excluded.value, excluded.quality)
+        RETURNING created_at = now() AS new)
+    SELECT count(*) FILTER (WHERE new), count(*) FILTER (WHERE new IS NOT TRUE) FROM merged"""  # noqa: S608 - constants
 
 
 @asynccontextmanager
@@ -175,12 +175,10 @@ def _write_merging(connection: Connection, sequence: int, buffer_id: UUID, rows:
         _move_cursor(connection, buffer_id, sequence, WriteResult(inserted=0))
         connection.execute(_CREATE_STAGING)
         _copy(connection, _COPY_STAGING, rows)
-        counted = connection.execute(_COUNT_REPLACED).fetchone()
-        replaced = 0 if counted is None else int(counted[0])
-        touched = connection.execute(_MERGE).rowcount
+        inserted, replaced = connection.execute(_MERGE).fetchone() or (0, 0)
         result = WriteResult(
-            inserted=touched - replaced,
-            duplicates=rows.duplicates + rows.rows - touched,
+            inserted=inserted,
+            duplicates=rows.duplicates + rows.rows - inserted - replaced,
             replaced=rows.replaced + replaced,
         )
         connection.execute(_AMEND_CURSOR, _cursor_values(buffer_id, result))
