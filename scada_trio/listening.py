@@ -19,13 +19,15 @@ import trio
 from scada_trio.errors import ConfigError
 
 _BACKLOG: Final = 128
-# What waits this long for a peer that has stopped reading is given up by the kernel, so that no write outlives it.
-_STALLED_PEER_MS: Final = 10_000
 
 
-async def open_listening_sockets(host: str, port: int, *, variable_prefix: str) -> list[socket.socket]:
+async def open_listening_sockets(
+    host: str, port: int, *, variable_prefix: str, stalled_peer_ms: int = 0
+) -> list[socket.socket]:
     """Sockets that listen on every address of ``host``, all on the same port; 0 takes a free one.
 
+    A peer that takes nothing of what is sent to it for ``stalled_peer_ms`` is given up by the kernel (Linux,
+    TCP_USER_TIMEOUT in tcp(7)); 0 leaves that to the protocol above.
     Raises `ConfigError` naming ``<prefix>_HOST`` or ``<prefix>_PORT`` where that is impossible.
     """
     try:
@@ -36,7 +38,7 @@ async def open_listening_sockets(host: str, port: int, *, variable_prefix: str) 
     try:
         for family, _, _, _, address in dict.fromkeys(found):
             taken = sockets[0].getsockname()[1] if sockets else port
-            sockets.append(_listen(family, (address[0], taken, *address[2:])))
+            sockets.append(_listen(family, (address[0], taken, *address[2:]), stalled_peer_ms))
     except OSError as error:
         close_all(sockets)
         raise _config_error(variable_prefix, host, port, error) from None
@@ -49,15 +51,15 @@ def close_all(sockets: list[socket.socket]) -> None:
         sock.close()
 
 
-def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
+def _listen(family: int, address: tuple[object, ...], stalled_peer_ms: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if sys.platform == "linux":  # accepted sockets inherit it
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED_PEER_MS)
+        if sys.platform == "linux" and stalled_peer_ms:  # accepted sockets inherit it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stalled_peer_ms)
         sock.bind(address)
         sock.listen(_BACKLOG)
         sock.setblocking(False)

@@ -15,6 +15,9 @@ from scada_trio.listening import open_listening_sockets, shielded_until_cancelle
 
 _ANSWERS_END_S: Final = 2.0  # for answers that are on their way when the server is told to stop
 
+# hypercorn shields its writes from cancellation: without this a client that stops reading would hold up the end
+_STALLED_PEER_MS: Final = 2_000
+
 
 async def serve_http(
     app: Any,
@@ -25,10 +28,11 @@ async def serve_http(
 ) -> None:
     """Serve the ASGI application ``app``; ``started`` passes the host and the bound port.
 
-    Returns only when cancelled: idle clients are closed at once, answers under way have 2 s to end. Raises
+    Returns only when cancelled: idle clients are closed at once, answers under way have 2 s to end; a client that
+    has stopped reading may take 2 s more. Raises
     `ConfigError` naming METRICS_HOST or METRICS_PORT where it cannot listen.
     """
-    sockets = await open_listening_sockets(host, port, variable_prefix="METRICS")
+    sockets = await open_listening_sockets(host, port, variable_prefix="METRICS", stalled_peer_ms=_STALLED_PEER_MS)
     bound: int = sockets[0].getsockname()[1]
     config = _config(sockets)
     async with shielded_until_cancelled(_ANSWERS_END_S + 0.5) as cancelled, trio.open_nursery() as nursery:
