@@ -16,7 +16,7 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path("scada_trio/api/_generated")
-MADE = ("scada_pb2.py", "scada_pb2.pyi", "scada_grpc.py")
+MADE = ("__init__.py", "scada_pb2.py", "scada_pb2.pyi", "scada_grpc.py")
 
 
 def generate(target: Path) -> None:

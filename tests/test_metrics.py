@@ -7,7 +7,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from prometheus_client import Metric
@@ -118,6 +118,7 @@ def test_no_series_tells_when_it_was_created(metrics: Metrics) -> None:
     assert b"_created" not in metrics.render()
 
 
+@settings(deadline=None)
 @given(batches=st.lists(st.lists(st.integers(0, 300), max_size=50), max_size=10))
 def test_ingested_counts_each_reading_of_each_series(batches: list[list[int]]) -> None:
     metrics, tags = Metrics(), TagTable()

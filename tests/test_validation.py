@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scada_trio.desired import SecurityMode
@@ -21,6 +21,7 @@ from scada_trio.validation import (
 )
 
 
+@settings(deadline=None)
 @given(st.uuids())
 def test_ids_are_read_in_their_usual_spellings(value: UUID) -> None:
     for text in (str(value), str(value).upper(), value.hex):
