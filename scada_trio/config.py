@@ -28,6 +28,7 @@ class DeviceSettings:
     max_attempts: int = 5
     reconnect_delay_s: float = 5.0
     publishing_interval_s: float = 1.0
+    sampling_interval_s: float = 1.0
     keep_alive_s: float = 5.0
     queue_size: int = 10
     slow_retry_s: float = 300.0
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
     opc_max_reconnect_attempts: Annotated[int, Field(ge=0, le=1_000_000)] = 5
     opc_reconnect_delay_ms: Milliseconds = 5_000
     opc_publishing_interval_ms: Milliseconds = 1_000
+    opc_sampling_interval_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 1_000
     opc_keep_alive_ms: Milliseconds = 5_000
     opc_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 10
 
@@ -104,6 +106,7 @@ class Settings(BaseSettings):
             max_attempts=self.opc_max_reconnect_attempts,
             reconnect_delay_s=self.opc_reconnect_delay_ms / 1000,
             publishing_interval_s=self.opc_publishing_interval_ms / 1000,
+            sampling_interval_s=self.opc_sampling_interval_ms / 1000,
             keep_alive_s=self.opc_keep_alive_ms / 1000,
             queue_size=self.opc_queue_size,
         )

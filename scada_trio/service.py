@@ -88,13 +88,14 @@ class Service:
             http = await nursery.start(
                 partial(serve_http, app, host=settings.metrics_host, port=settings.metrics_port), name="HTTP server"
             )
+            # before the first reading: what changes in between is heard of
+            await nursery.start(self._master.run_listener, self._wake_up, name="configuration listener")
             async with trio.open_nursery() as tenants:
                 self._apply(await self._registry.load(), tenants)
                 grpc_stop, grpc_done = trio.Event(), trio.Event()
                 grpc = await nursery.start(self._run_grpc, grpc_stop, grpc_done, name="gRPC server")
                 reconciliation = trio.CancelScope()
                 tenants.start_soon(self._run_reconciliation, reconciliation, tenants, name="reconciliation")
-                nursery.start_soon(self._master.run_listener, self._wake_up, name="configuration listener")
                 log.info("service started", tenants=len(self._tenants), grpc_port=grpc[1], metrics_port=http[1])
                 task_status.started(Addresses(grpc, http))
                 await stop.wait()
@@ -200,7 +201,7 @@ class Service:
             while True:
                 with trio.move_on_after(self._settings.registry_interval_ms / 1000):
                     await self._wake.wait()
-                self._wake = trio.Event()
+                self._wake = trio.Event()  # from here on a change is one for the next turn
                 waiters, self._waiters = self._waiters, []
                 try:
                     desired = await self._registry.load()

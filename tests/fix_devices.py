@@ -141,6 +141,7 @@ FAST = DeviceSettings(
     slow_retry_s=0.3,
     max_attempts=5,
     publishing_interval_s=0.05,
+    sampling_interval_s=0.05,
     keep_alive_s=0.5,
     queue_size=50,
 )

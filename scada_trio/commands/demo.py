@@ -57,10 +57,11 @@ TENANTS = (
 )
 
 
-class _RecentLines(io.TextIOBase):
+class _RecentLines(io.StringIO):
     """A log stream that keeps its last lines for the live table."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.lines: deque[str] = deque(maxlen=20)
 
     def write(self, text: str) -> int:

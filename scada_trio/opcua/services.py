@@ -123,15 +123,14 @@ def delete_items(client: LinkClient, subscription_id: int, item_ids: Sequence[in
 def item_request(tag: Tag, handle: int, settings: DeviceSettings) -> Any:
     """A MonitoredItemCreateRequest for ``tag`` (Part 4, 5.12.2); ValueError for a node id that is none.
 
-    Sampled at the publishing interval: values come as often as they are asked for, and the queue's places are for the
-    time in which we hold Publish back, not for more values a second.
+    The queue's places are for values sampled between two reports, and for the time in which we hold Publish back.
     """
     request = ua.MonitoredItemCreateRequest()
     request.ItemToMonitor.NodeId = parse_node_id(tag.node_id)
     request.ItemToMonitor.AttributeId = ua.AttributeIds.Value
     request.MonitoringMode = ua.MonitoringMode.Reporting
     request.RequestedParameters.ClientHandle = handle
-    request.RequestedParameters.SamplingInterval = settings.publishing_interval_s * 1000
+    request.RequestedParameters.SamplingInterval = settings.sampling_interval_s * 1000
     request.RequestedParameters.QueueSize = settings.queue_size
     request.RequestedParameters.DiscardOldest = True
     deadband = raw_deadband(tag)
