@@ -42,6 +42,7 @@ class ScriptedDevice:
         self.identity: Any = None
         self.secure = SecureConnection(ua.SecurityPolicy())
         self._stream: trio.SocketStream | None = None
+        self._sending = trio.Lock()
         self._next_item = 0
 
     @property
@@ -57,7 +58,7 @@ class ScriptedDevice:
             while True:
                 stream = await listener.accept()
                 try:
-                    await self._serve_client(stream)
+                    await self.serve_client(stream)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     pass
                 finally:
@@ -116,7 +117,8 @@ class ScriptedDevice:
 
     # ---- the protocol
 
-    async def _serve_client(self, stream: trio.SocketStream) -> None:
+    async def serve_client(self, stream: trio.SocketStream) -> None:
+        """Serve one client until it hangs up."""
         self._stream = stream
         self.secure = SecureConnection(ua.SecurityPolicy())
         self.publishes.clear()
@@ -172,7 +174,8 @@ class ScriptedDevice:
         return getattr(self, f"_{service}")(parameters)
 
     async def _send(self, body: bytes, request_id: int, message_type: bytes = ua.MessageType.SecureMessage) -> None:
-        await self.send_raw(self.secure.message_to_binary(body, message_type=message_type, request_id=request_id))
+        async with self._sending:
+            await self.send_raw(self.secure.message_to_binary(body, message_type=message_type, request_id=request_id))
 
     # ---- services
 
