@@ -185,7 +185,7 @@ def tenant_list() -> None:
 @connection_app.command("add")
 def connection_add(
     tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")],
-    endpoint: Annotated[str, typer.Option(help="opc.tcp://HOST:PORT[/PATH] of the device.")],
+    endpoint: Annotated[str, typer.Option(help="opc.tcp://HOST:PORT/PATH of the device.")],
     tags: Annotated[
         Path,
         typer.Option(

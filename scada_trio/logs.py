@@ -28,7 +28,7 @@ _HIDDEN: Final = "[redacted]"
 _MAX_DEPTH: Final = 6
 
 # Least severity of libraries that say too much below it.
-_LIBRARY_LEVELS: Final = {"opcua": logging.WARNING, "yoyo": logging.WARNING, "hypercorn.access": logging.WARNING}
+_LIBRARY_LEVELS: Final = {"opcua": logging.WARNING, "yoyo": logging.WARNING, "hypercorn": logging.WARNING}
 
 _SECRET_KEY = re.compile(r"(?:^|[_.-])(?:password|passwd|secret|key|token|database_url)$", re.IGNORECASE)
 _POSTGRES_URL = re.compile(r"(?P<before>\bpostgres(?:ql)?(?:\+\w+)?://[^\s:/@'\"]*:)[^\s'\"]*@", re.IGNORECASE)

@@ -121,7 +121,7 @@ async def test_given_up_but_never_dead() -> None:
 
 async def test_frozen_and_thawed(maker: str) -> None:
     """A server that stops in its tracks is noticed within three keep-alive periods, and used again when it goes on."""
-    settings = replace(FAST, keep_alive_s=1.0)
+    settings = replace(FAST, keep_alive_s=2.0)  # half a period of slack for a slow machine
     async with open_device(maker, nodes=["a"]) as device, open_rig(device.url, (A,), settings=settings) as rig:
         await rig.state(ConnectionState.CONNECTED)
         await rig.take()

@@ -60,8 +60,8 @@ async def test_qualities(maker: str) -> None:
     """Uncertain and Bad are kept with their values, and Bad without a value is NaN."""
     cases: list[tuple[float | None, int, float, Quality]] = [
         (1.5, 0, 1.5, Quality.GOOD),
-        (2.5, UNCERTAIN, 2.5, Quality.UNCERTAIN),
         (3.5, BAD, 3.5, Quality.BAD),
+        (2.5, UNCERTAIN, 2.5, Quality.UNCERTAIN),
         (None, BAD, math.nan, Quality.BAD),
     ]
     async with open_device(maker, nodes=["a"]) as device, open_rig(device.url, (tag("ns=1;s=a"),)) as rig:

@@ -16,9 +16,11 @@ import trio
 from pydantic import SecretStr
 
 from scada_trio.errors import ConfigError
+from tests.fix_api import run_node_client
 from tests.fix_devices import free_port, open_device, tag
 from tests.fix_postgres import PostgresServer, fetch
 from tests.fix_service import SECRETS, open_service, write_series
+from tests.test_opcua_values import NUMBERS, moment_of
 
 WELL = UUID(int=7)
 UNREACHABLE = SecretStr("postgresql://nobody:secret-word@127.0.0.1:1/nowhere")
@@ -73,6 +75,97 @@ async def test_readings_of_a_device_arrive_in_its_tenants_database_and_over_grpc
     assert (stats.tenant_id, stats.buffer_size) == (str(tenant), 0)
     assert (health.status, health.active_connections, health.active_tenants) == ("healthy", 1, 1)
     assert f'scada_readings_ingested_total{{tag_node_id="ns=1;s=P",tenant_id="{tenant}",well_id="{WELL}"}}' in metrics
+
+
+async def test_every_number_is_stored_as_the_device_wrote_it(
+    postgres: PostgresServer, tenant_url: SecretStr, maker: str
+) -> None:
+    """Every scalar number and Boolean of each maker, with its source time."""
+    expected: dict[tuple[int, str], float] = {}
+    async with open_device(maker) as device, open_service(postgres) as running:
+        for kind, _ in NUMBERS:
+            await device.add(kind, kind)
+        tenant = await running.add_tenant(tenant_url)
+        connection = await running.add_connection(tenant, device.url, [tag(f"ns=1;s={kind}") for kind, _ in NUMBERS])
+        await running.connected(tenant, connection, len(NUMBERS))
+        for place in range(2):
+            for number, (kind, values) in enumerate(NUMBERS):
+                source_us = BASE_US + (place * 100 + number) * 1_001
+                await device.write(kind, values[place], kind=kind, source_us=source_us)
+                expected[moment_of(maker, source_us), f"ns=1;s={kind}"] = float(values[place])
+
+            async def stored() -> bool:
+                return sum(map(is_written, await running.rows(tenant))) == len(expected)
+
+            await running.until_async(stored)
+        rows = {row[:2]: row[2] for row in await running.rows(tenant) if is_written(row)}
+    assert rows == expected
+
+
+@pytest.mark.parametrize("client", ["grpc_client.mjs", "nest_client.mjs"])
+async def test_an_application_on_node_calls_all_methods(
+    postgres: PostgresServer, tenant_url: SecretStr, client: str
+) -> None:
+    """The clients of the NestJS application, with the fixed contract, against the whole service."""
+    connection, connection_tag = uuid4(), tag("ns=1;s=P", well_id=WELL)
+    async with open_device("asyncua", nodes=["P"]) as device, open_service(postgres) as running:
+        tenant = await running.add_tenant(tenant_url)
+        address = "{}:{}".format(*running.addresses.grpc)
+        added = {
+            "connection_id": str(connection),
+            "tenant_id": str(tenant),
+            "endpoint_url": device.url,
+            "security_mode": "None",
+            "security_policy": "None",
+            "tags": [
+                {
+                    "tag_id": str(connection_tag.tag_id),
+                    "well_id": str(WELL),
+                    "node_id": connection_tag.node_id,
+                    "data_type": "Double",
+                }
+            ],
+        }
+        [answer] = await run_node_client(client, address, [{"method": "AddConnection", "request": added}])
+        assert answer["response"] == {"success": True}
+        await running.connected(tenant, connection, 1)
+        await device.write("P", 12.5, source_us=BASE_US)
+        await running.until_stored(tenant, "ns=1;s=P", 12.5)
+        seconds = BASE_US // 10**6
+        span = {"tenant_id": str(tenant), "well_id": str(WELL), "start_time": str(seconds), "end_time": str(seconds)}
+        answers = await run_node_client(
+            client,
+            address,
+            [
+                {"method": "QueryReadings", "request": span},
+                {"method": "GetAggregatorStats", "request": {"tenant_id": str(tenant)}},
+                {"method": "HealthCheck", "request": {}},
+                {"method": "RemoveConnection", "request": {"connection_id": str(connection)}},
+            ],
+        )
+    queried, stats, health, removed = (answer["response"] for answer in answers)
+    assert queried["readings"] == [
+        {
+            "well_id": str(WELL),
+            "tag_node_id": "ns=1;s=P",
+            "timestamp": str(seconds),
+            "value": 12.5,
+            "quality": "Good",
+        }
+    ]
+    assert stats["tenant_id"] == str(tenant)
+    assert (health["status"], health["active_connections"], health["active_tenants"]) == ("healthy", 1, 1)
+    assert removed == {"success": True}
+
+
+async def test_rows_are_also_found_without_a_notification(postgres: PostgresServer, tenant_url: SecretStr) -> None:
+    """An application that does not notify is followed at the next interval."""
+    async with open_service(postgres, registry_interval_ms=50) as running:
+        tenant = uuid4()
+        await trio.to_thread.run_sync(fetch, running.master_url, "ALTER TABLE tenants DISABLE TRIGGER USER")
+        await running.master.add_tenant(tenant, "silent", SECRETS.encrypt(tenant_url))
+        await trio.to_thread.run_sync(fetch, running.master_url, "UPDATE tenants SET name = 'silence'")
+        await running.until(lambda: getattr(running.snapshot(tenant), "name", "") == "silence")
 
 
 async def test_a_bad_status_without_a_value_is_stored_as_nan(postgres: PostgresServer, tenant_url: SecretStr) -> None:

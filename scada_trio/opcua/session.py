@@ -215,7 +215,7 @@ class Session:
             self._renew_at = now + (self._expires_at - now) / 4
         else:
             self._plan_renewal()
-            self.link.ping()  # a server goes over to the new token when it first sees it, and the old one is running out
+            self.link.ping()  # a server goes over to the new token when it first sees it, and the old one runs out
 
     def _plan_renewal(self) -> None:
         now = trio.current_time()
