@@ -20,6 +20,7 @@ from tests.fix_api import run_node_client
 from tests.fix_devices import free_port, open_device, tag
 from tests.fix_postgres import PostgresServer, fetch
 from tests.fix_service import SECRETS, open_service, write_series
+from tests.test_api_clients import camel_case, presence_aside
 from tests.test_opcua_values import NUMBERS, moment_of
 
 WELL = UUID(int=7)
@@ -102,15 +103,18 @@ async def test_every_number_is_stored_as_the_device_wrote_it(
     assert rows == expected
 
 
-@pytest.mark.parametrize("client", ["grpc_client.mjs", "nest_client.mjs"])
-async def test_an_application_on_node_calls_all_methods(
-    postgres: PostgresServer, tenant_url: SecretStr, client: str
-) -> None:
-    """The clients of the NestJS application, with the fixed contract, against the whole service."""
-    connection, connection_tag = uuid4(), tag("ns=1;s=P", well_id=WELL)
+async def test_a_nestjs_application_calls_all_methods(postgres: PostgresServer, tenant_url: SecretStr) -> None:
+    """A NestJS client with the fixed contract, against the whole service."""
+    connection, pressure = uuid4(), tag("ns=1;s=P", well_id=WELL)
+    seconds = BASE_US // 10**6
+
+    async def call(*calls: dict[str, Any]) -> list[Any]:
+        address = "{}:{}".format(*running.addresses.grpc)
+        answers = await run_node_client("nest_client.mjs", address, camel_case(list(calls)))
+        return [answer["response"] for answer in presence_aside(answers)]
+
     async with open_device("asyncua", nodes=["P"]) as device, open_service(postgres) as running:
         tenant = await running.add_tenant(tenant_url)
-        address = "{}:{}".format(*running.addresses.grpc)
         added = {
             "connection_id": str(connection),
             "tenant_id": str(tenant),
@@ -118,43 +122,32 @@ async def test_an_application_on_node_calls_all_methods(
             "security_mode": "None",
             "security_policy": "None",
             "tags": [
-                {
-                    "tag_id": str(connection_tag.tag_id),
-                    "well_id": str(WELL),
-                    "node_id": connection_tag.node_id,
-                    "data_type": "Double",
-                }
+                {"tag_id": str(pressure.tag_id), "well_id": str(WELL), "node_id": "ns=1;s=P", "data_type": "Double"}
             ],
         }
-        [answer] = await run_node_client(client, address, [{"method": "AddConnection", "request": added}])
-        assert answer["response"] == {"success": True}
+        assert await call({"method": "AddConnection", "request": added}) == [{"success": True}]
         await running.connected(tenant, connection, 1)
         await device.write("P", 12.5, source_us=BASE_US)
         await running.until_stored(tenant, "ns=1;s=P", 12.5)
-        seconds = BASE_US // 10**6
         span = {"tenant_id": str(tenant), "well_id": str(WELL), "start_time": str(seconds), "end_time": str(seconds)}
-        answers = await run_node_client(
-            client,
-            address,
-            [
-                {"method": "QueryReadings", "request": span},
-                {"method": "GetAggregatorStats", "request": {"tenant_id": str(tenant)}},
-                {"method": "HealthCheck", "request": {}},
-                {"method": "RemoveConnection", "request": {"connection_id": str(connection)}},
-            ],
+        queried, stats, health, removed = await call(
+            {"method": "QueryReadings", "request": span},
+            {"method": "GetAggregatorStats", "request": {"tenant_id": str(tenant)}},
+            {"method": "HealthCheck", "request": {}},
+            {"method": "RemoveConnection", "request": {"connection_id": str(connection)}},
         )
-    queried, stats, health, removed = (answer["response"] for answer in answers)
     assert queried["readings"] == [
         {
-            "well_id": str(WELL),
-            "tag_node_id": "ns=1;s=P",
+            "wellId": str(WELL),
+            "tagNodeId": "ns=1;s=P",
             "timestamp": str(seconds),
             "value": 12.5,
             "quality": "Good",
         }
     ]
-    assert stats["tenant_id"] == str(tenant)
-    assert (health["status"], health["active_connections"], health["active_tenants"]) == ("healthy", 1, 1)
+    assert stats["tenantId"] == str(tenant)
+    assert stats["bufferSize"] == 0
+    assert health == {"status": "healthy", "activeConnections": 1, "activeTenants": 1}
     assert removed == {"success": True}
 
 
