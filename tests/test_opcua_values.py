@@ -64,12 +64,13 @@ async def test_qualities(maker: str) -> None:
         (2.5, UNCERTAIN, 2.5, Quality.UNCERTAIN),
         (None, BAD, math.nan, Quality.BAD),
     ]
-    async with open_device(maker, nodes=["a"]) as device, open_rig(device.url, (tag("ns=1;s=a"),)) as rig:
+    names = [f"q{number}" for number in range(len(cases))]  # asyncua takes no other type after a null
+    tags = tuple(tag(f"ns=1;s={name}") for name in names)
+    async with open_device(maker, nodes=names) as device, open_rig(device.url, tags) as rig:
         await rig.state(ConnectionState.CONNECTED)
-        for number, (value, status, wanted, quality) in enumerate(cases):
-            source_us = MOMENT_US + number * 1_000_001
-            await device.write("a", value, status=status, source_us=source_us)
-            _, got, got_quality = await arrives(rig, "ns=1;s=a", moment_of(maker, source_us))
+        for name, (value, status, wanted, quality) in zip(names, cases, strict=True):
+            await device.write(name, value, status=status, source_us=MOMENT_US)
+            _, got, got_quality = await arrives(rig, f"ns=1;s={name}", moment_of(maker, MOMENT_US))
             if maker == "asyncua" and quality is Quality.BAD:
                 wanted = math.nan  # it sends no value with a Bad status, as Part 4, 7.7.1 allows
             assert (same(got, wanted), got_quality) == (True, quality)
