@@ -144,11 +144,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What became of a batch's readings; ``already`` where an earlier attempt had committed it: no count is known."""
+    """What became of a batch's readings; ``already`` where an earlier attempt had committed it."""
 
     inserted: int
     duplicates: int = 0
     replaced: int = 0
+    quarantined: int = 0
     already: bool = False
 
 

@@ -43,6 +43,7 @@ class ConnectionStatus:
     readings: int = 0
     last_reading_at: float | None = None
     unstorable: Counter[str] = field(default_factory=Counter)  # values without a number, by reason
+    lost: Counter[str] = field(default_factory=Counter)  # losses recorded, by reason
 
     def enter(self, state: ConnectionState) -> None:
         """Move to ``state``; the time is kept when it is a change."""
