@@ -1,7 +1,7 @@
 """What is lost in spite of everything: a range of readings, with a reason. Plain values; starts nothing.
 
-Whoever notices a loss records it with the tenant's journal, which keeps it until the tenant's database has it as a row of
-``scada_loss``, so that a user can be told.
+Whoever notices a loss records it with the tenant's journal, which keeps it until the tenant's database has it as a row
+of ``scada_loss``, so that a user can be told.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RememberedSubscription:
     """What a later session, or a later process, needs to take a subscription over (OPC UA Part 4, 5.14.7).
 
     ``endpoint_url`` guards against another server behind the same connection. ``items`` maps client handles, which many
-    servers do not tell again, to (well id, node id, monitored item id). ``last_sequence`` is the last number that was acknowledged.
+    servers do not tell again, to (well id, node id, item id). ``last_sequence``: the last acknowledged number.
     """
 
     endpoint_url: str
