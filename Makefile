@@ -9,10 +9,10 @@ NPM := $(shell command -v npm 2>/dev/null)
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test check format proto lock bench-decode clean
+.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none was found; set PYTHON=/path/to/python" >&2; exit 1; }
@@ -60,6 +60,12 @@ proto: install-dev ## make the gRPC code from proto/scada.proto
 
 bench-decode: install-dev ## values decoded and encoded per CPU second
 	@$(BIN)/python benchmarks/decode.py
+
+bench-connections: install-dev ## a thousand connections in one process: CPU, memory, threads
+	@$(BIN)/python benchmarks/connections.py
+
+bench-copy: install-dev ## rows written per second by COPY, UNNEST and staging
+	@$(BIN)/python -m benchmarks.copy_paths
 
 lock: ## resolve the locks anew (needs uv)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras \

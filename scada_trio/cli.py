@@ -5,12 +5,13 @@ Exit status 0 done, 1 it could not be done, 2 it was asked wrongly or the enviro
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
 import trio
@@ -39,7 +40,8 @@ connection_app = typer.Typer(no_args_is_help=True, help="Links to OPC UA servers
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(connection_app, name="connection")
 
-out = Console(soft_wrap=True)
+# a pipe has no width: nothing is cut for the width of a terminal that is not there
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
 class OutputFormat(StrEnum):
@@ -53,18 +55,31 @@ class OutputFormat(StrEnum):
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except (ConfigError, InvalidField) as error:
         _fail(error, 2)
     except ScadaError as error:
         _fail(error, 1)
     except BaseExceptionGroup as group:
         errors = _leaves(group)
+        if any(isinstance(error, SystemExit | BrokenPipeError) for error in errors):
+            _reader_is_gone()
         if not all(isinstance(error, ScadaError) for error in errors):
             raise
         _fail(errors[0], 2 if isinstance(errors[0], ConfigError | InvalidField) else 1)
+    except BrokenPipeError:
+        _reader_is_gone()
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _reader_is_gone() -> NoReturn:
+    """Whoever read our output, ``head`` say, has enough of it; Python must not try to flush the rest."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
@@ -74,7 +89,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return found
 
 
-def _fail(error: BaseException, status: int) -> None:
+def _fail(error: BaseException, status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.write(f"scada-trio: {error}\n")
     sys.exit(status)

@@ -348,6 +348,36 @@ def test_help_teaches(bare: Cli, args: tuple[str, ...]) -> None:
     assert "Usage" in text
 
 
+@pytest.mark.parametrize(
+    "args", [("check",), ("query", "--tenant", "T", "--well", WELL, "--since", "1h", "--format", "csv")]
+)
+def test_a_reader_that_has_enough_is_no_error(
+    cli: Cli, postgres: PostgresServer, tags: str, args: tuple[str, ...]
+) -> None:
+    """As with ``| head -1``: no traceback."""
+    cli.ok("migrate")
+    cli.ok("tenant", "add", "T", "--database-url", postgres.create_tenant().get_secret_value())
+    for _ in range(3):
+        cli.ok("connection", "add", "--tenant", "T", "--endpoint", f"opc.tcp://127.0.0.1:{free_port()}", "--tags", tags)
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "scada_trio", *args],
+            env=cli.env,
+            cwd=cli.cwd,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(write)
+    assert done.stderr == ""
+    assert done.returncode == 1
+
+
 def test_the_version_is_told(bare: Cli) -> None:
     """For whoever files a report."""
     assert re.fullmatch(r"scada-trio \d+\.\d+\.\d+\n", bare.ok("--version"))

@@ -15,6 +15,7 @@ import pytest
 import trio
 from pydantic import SecretStr
 
+from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import ConfigError
 from tests.fix_api import run_node_client
 from tests.fix_devices import free_port, open_device, tag
@@ -440,6 +441,26 @@ async def test_a_tenant_that_is_not_migrated_says_so_and_works_once_it_is(postgr
         await trio.to_thread.run_sync(migrate_tenant, url)
         await running.until_stored(tenant, "ns=1;s=A", 1.0)
         await running.until(lambda: running.snapshot(tenant).state == "running")
+
+
+async def test_connections_take_no_threads(postgres: PostgresServer, tenant_url: SecretStr) -> None:
+    """Threads are for calls: as many connections as one likes need no more of them than a tenant may use at once."""
+    count = 60
+    before = threading.active_count()
+    async with open_device("open62541", nodes=["A"]) as device, open_service(postgres) as running:
+        tenant = await running.add_tenant(tenant_url)
+        for _ in range(count):
+            spec = ConnectionSpec(uuid4(), tenant, "", device.url, tags=(tag("ns=1;s=A", well_id=uuid4()),))
+            await running.master.store_connection(spec, None)
+        await running.until(lambda: running.snapshot(tenant).connected == count)
+        threads = threading.active_count() - before
+        await device.write("A", 7.0, source_us=BASE_US)
+
+        async def all_stored() -> bool:
+            return sum(map(is_written, await running.rows(tenant))) == count
+
+        await running.until_async(all_stored)
+    assert threads < count / 2
 
 
 async def test_stopping_flushes_what_was_accepted_and_leaves_nothing_behind(

@@ -13,6 +13,7 @@ from typing import Literal
 from uuid import UUID
 
 import trio
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -82,9 +83,14 @@ def _iso(time_us: int) -> str:
 
 
 def _print_table(console: Console, rows: ReadingRows) -> None:
-    table = Table("time", "tag", "value", "quality")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("time (UTC)", no_wrap=True)
+    table.add_column("tag", overflow="fold")
+    table.add_column("value", no_wrap=True, justify="right")
+    table.add_column("quality", no_wrap=True)
     for node_id, time_us, value, quality in _zip(rows):
-        table.add_row(_iso(time_us), node_id, f"{value:.6g}", quality)
+        moment = datetime.fromtimestamp(time_us / 1_000_000, UTC).isoformat(" ", timespec="milliseconds")
+        table.add_row(moment.removesuffix("+00:00"), node_id, f"{value:.6g}", quality)
     console.print(table)
     console.print(f"{table.row_count} readings", highlight=False)
 
