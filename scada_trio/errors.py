@@ -74,6 +74,10 @@ class UnknownTenant(ScadaError):
     """No such tenant, or none that may run."""
 
 
+class UnknownConnection(ScadaError):
+    """No such connection, or none that is active."""
+
+
 class ConfigurationRefused(ScadaError):
     """A well-formed change of the configuration that cannot be carried out; the text says why."""
 

@@ -21,12 +21,14 @@ import structlog
 import trio
 
 from scada_trio.api._generated import scada_pb2
-from scada_trio.api.backend import AggregatorStats, Health
+from scada_trio.api.backend import AggregatorStats, ConnectionReport, Health
 from scada_trio.api.server import serve_grpc
 from scada_trio.desired import ConnectionSpec
-from scada_trio.errors import UnknownTenant
+from scada_trio.errors import UnknownConnection, UnknownTenant
 from scada_trio.logs import StreamHandler, configure_logging
+from scada_trio.losses import Loss
 from scada_trio.readings import ReadingRows
+from scada_trio.status import ConnectionStatus
 
 NODE_CLIENTS = Path(__file__).parent / "node"
 TENANT = UUID("11111111-1111-4111-8111-111111111111")
@@ -47,6 +49,8 @@ class FakeBackend:
         self.connections: dict[UUID, ConnectionSpec] = {}
         self.removed: set[UUID] = set()
         self.status: Literal["healthy", "degraded", "unhealthy"] = "healthy"
+        self.link = ConnectionStatus()
+        self.losses: list[Loss] = []
         self.fault: BaseException | None = None
         self.hold: trio.Event | None = None
         self.entered = trio.Event()
@@ -85,6 +89,13 @@ class FakeBackend:
         await self._enter()
         self.removed.add(connection_id)
         return connection_id in self.connections
+
+    async def connection_report(self, connection_id: UUID) -> ConnectionReport:
+        await self._enter()
+        spec = self.connections.get(connection_id)
+        if spec is None or connection_id in self.removed:
+            raise UnknownConnection(f"connection {connection_id} is not active")
+        return ConnectionReport(spec, self.link, self.losses)
 
     async def health(self) -> Health:
         await self._enter()
@@ -175,6 +186,7 @@ MESSAGES: Mapping[str, tuple[Any, Any]] = {
     "AddConnection": (scada_pb2.AddConnectionRequest, scada_pb2.AddConnectionResponse),
     "RemoveConnection": (scada_pb2.RemoveConnectionRequest, scada_pb2.RemoveConnectionResponse),
     "HealthCheck": (scada_pb2.HealthCheckRequest, scada_pb2.HealthCheckResponse),
+    "GetConnection": (scada_pb2.GetConnectionRequest, scada_pb2.GetConnectionResponse),
 }
 
 

@@ -5,12 +5,15 @@ Implemented by `scada_trio.service`; a fake in tests passes the same contract.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 from uuid import UUID
 
 from scada_trio.desired import ConnectionSpec
+from scada_trio.losses import Loss
 from scada_trio.readings import ReadingRows
+from scada_trio.status import ConnectionStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,20 @@ class Health:
     active_tenants: int
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionReport:
+    """What is wanted of a connection, what it is, and its newest losses, newest first."""
+
+    spec: ConnectionSpec
+    status: ConnectionStatus
+    losses: Sequence[Loss] = ()
+
+
 class Backend(Protocol):
-    """The service as the API sees it. Errors: `UnknownTenant`, `ConfigurationRefused`, `DatabaseError`."""
+    """The service as the API sees it.
+
+    Errors: `UnknownTenant`, `UnknownConnection`, `ConfigurationRefused`, `DatabaseError`.
+    """
 
     async def query_readings(
         self, tenant_id: UUID, well_id: UUID, start_us: int, end_us: int, limit: int
@@ -51,9 +66,13 @@ class Backend(Protocol):
         """Stop and deactivate; False where no connection ever had that id."""
         ...
 
+    async def connection_report(self, connection_id: UUID) -> ConnectionReport:
+        """One active connection. Its losses are left out where the tenant's database does not answer soon."""
+        ...
+
     async def health(self) -> Health:
         """The state of the whole, without waiting for a device."""
         ...
 
 
-__all__ = ["AggregatorStats", "Backend", "Health", "ReadingRows"]
+__all__ = ["AggregatorStats", "Backend", "ConnectionReport", "Health", "ReadingRows"]

@@ -16,7 +16,7 @@ from grpclib.exceptions import GRPCError
 from pydantic import SecretStr
 
 from scada_trio.api._generated import scada_pb2
-from scada_trio.api.backend import AggregatorStats, Health
+from scada_trio.api.backend import AggregatorStats, ConnectionReport, Health
 from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import (
     ConfigurationRefused,
@@ -24,6 +24,7 @@ from scada_trio.errors import (
     DatabaseMisconfigured,
     DatabaseUnavailable,
     InvalidField,
+    UnknownConnection,
     UnknownTenant,
 )
 from scada_trio.readings import ReadingRows, Tag
@@ -45,6 +46,7 @@ _STATUSES: tuple[tuple[type[Exception], Status], ...] = (
     (InvalidField, Status.INVALID_ARGUMENT),
     (DecodeError, Status.INVALID_ARGUMENT),
     (UnknownTenant, Status.NOT_FOUND),
+    (UnknownConnection, Status.NOT_FOUND),
     (ConfigurationRefused, Status.FAILED_PRECONDITION),
     (DatabaseUnavailable, Status.UNAVAILABLE),
     (DatabaseMisconfigured, Status.FAILED_PRECONDITION),
@@ -130,6 +132,37 @@ def health_message(health: Health) -> scada_pb2.HealthCheckResponse:
         status=health.status,
         active_connections=health.active_connections,
         active_tenants=health.active_tenants,
+    )
+
+
+def connection_message(report: ConnectionReport) -> scada_pb2.GetConnectionResponse:
+    """The answer to GetConnection."""
+    status = report.status
+    return scada_pb2.GetConnectionResponse(
+        connection_id=str(report.spec.connection_id),
+        tenant_id=str(report.spec.tenant_id),
+        name=report.spec.name,
+        endpoint_url=report.spec.endpoint_url,
+        state=status.state.value,
+        since=int(status.since),
+        attempts_failed=min(status.attempts_failed, _MAX_INT32),
+        last_error=status.last_error,
+        last_error_type=status.last_error_type,
+        tags_monitored=status.tags_monitored,
+        tags_refused=[scada_pb2.RefusedTag(node_id=tag.node_id, status=tag.status) for tag in status.tags_refused],
+        readings=status.readings,
+        last_reading_time=None if status.last_reading_at is None else int(status.last_reading_at),
+        unstorable=dict(status.unstorable),
+        losses=[
+            scada_pb2.Loss(
+                reason=loss.reason,
+                from_time_us=loss.from_us,
+                to_time_us=loss.to_us,
+                count=loss.count,
+                detail=loss.detail,
+            )
+            for loss in report.losses
+        ],
     )
 
 

@@ -95,6 +95,13 @@ class ScadaHandlers(ScadaServiceBase):
         await _request(stream)
         await stream.send_message(convert.health_message(await in_trio(self._backend.health)))
 
+    async def GetConnection(self, stream: Any) -> None:  # noqa: N802
+        """One active connection: state, refusals, losses."""
+        request: scada_pb2.GetConnectionRequest = await _request(stream)
+        connection_id = parse_uuid("connection_id", request.connection_id)
+        report = await in_trio(self._backend.connection_report, connection_id)
+        await stream.send_message(convert.connection_message(report))
+
 
 class HealthHandlers(HealthBase):  # type: ignore[misc]
     """gRPC health checking (grpc.health.v1): NOT_SERVING while unhealthy or stopping, for both names we answer to."""

@@ -34,6 +34,10 @@ class ScadaServiceBase(abc.ABC):
     async def HealthCheck(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.HealthCheckRequest, scada_trio.api._generated.scada_pb2.HealthCheckResponse]') -> None:
         pass
 
+    @abc.abstractmethod
+    async def GetConnection(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.GetConnectionRequest, scada_trio.api._generated.scada_pb2.GetConnectionResponse]') -> None:
+        pass
+
     def __mapping__(self) -> typing.Dict[str, grpclib.const.Handler]:
         return {
             '/scada.ScadaService/QueryReadings': grpclib.const.Handler(
@@ -65,6 +69,12 @@ class ScadaServiceBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 scada_trio.api._generated.scada_pb2.HealthCheckRequest,
                 scada_trio.api._generated.scada_pb2.HealthCheckResponse,
+            ),
+            '/scada.ScadaService/GetConnection': grpclib.const.Handler(
+                self.GetConnection,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                scada_trio.api._generated.scada_pb2.GetConnectionRequest,
+                scada_trio.api._generated.scada_pb2.GetConnectionResponse,
             ),
         }
 
@@ -101,4 +111,10 @@ class ScadaServiceStub:
             '/scada.ScadaService/HealthCheck',
             scada_trio.api._generated.scada_pb2.HealthCheckRequest,
             scada_trio.api._generated.scada_pb2.HealthCheckResponse,
+        )
+        self.GetConnection = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/scada.ScadaService/GetConnection',
+            scada_trio.api._generated.scada_pb2.GetConnectionRequest,
+            scada_trio.api._generated.scada_pb2.GetConnectionResponse,
         )

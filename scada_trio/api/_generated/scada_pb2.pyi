@@ -119,3 +119,72 @@ class HealthCheckResponse(_message.Message):
     active_connections: int
     active_tenants: int
     def __init__(self, status: _Optional[str] = ..., active_connections: _Optional[int] = ..., active_tenants: _Optional[int] = ...) -> None: ...
+
+class GetConnectionRequest(_message.Message):
+    __slots__ = ("connection_id",)
+    CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    connection_id: str
+    def __init__(self, connection_id: _Optional[str] = ...) -> None: ...
+
+class GetConnectionResponse(_message.Message):
+    __slots__ = ("connection_id", "tenant_id", "name", "endpoint_url", "state", "since", "attempts_failed", "last_error", "last_error_type", "tags_monitored", "tags_refused", "readings", "last_reading_time", "unstorable", "losses")
+    class UnstorableEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_URL_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FAILED_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_TYPE_FIELD_NUMBER: _ClassVar[int]
+    TAGS_MONITORED_FIELD_NUMBER: _ClassVar[int]
+    TAGS_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    READINGS_FIELD_NUMBER: _ClassVar[int]
+    LAST_READING_TIME_FIELD_NUMBER: _ClassVar[int]
+    UNSTORABLE_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    connection_id: str
+    tenant_id: str
+    name: str
+    endpoint_url: str
+    state: str
+    since: int
+    attempts_failed: int
+    last_error: str
+    last_error_type: str
+    tags_monitored: int
+    tags_refused: _containers.RepeatedCompositeFieldContainer[RefusedTag]
+    readings: int
+    last_reading_time: int
+    unstorable: _containers.ScalarMap[str, int]
+    losses: _containers.RepeatedCompositeFieldContainer[Loss]
+    def __init__(self, connection_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., name: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., state: _Optional[str] = ..., since: _Optional[int] = ..., attempts_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_type: _Optional[str] = ..., tags_monitored: _Optional[int] = ..., tags_refused: _Optional[_Iterable[_Union[RefusedTag, _Mapping]]] = ..., readings: _Optional[int] = ..., last_reading_time: _Optional[int] = ..., unstorable: _Optional[_Mapping[str, int]] = ..., losses: _Optional[_Iterable[_Union[Loss, _Mapping]]] = ...) -> None: ...
+
+class RefusedTag(_message.Message):
+    __slots__ = ("node_id", "status")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    status: str
+    def __init__(self, node_id: _Optional[str] = ..., status: _Optional[str] = ...) -> None: ...
+
+class Loss(_message.Message):
+    __slots__ = ("reason", "from_time_us", "to_time_us", "count", "detail")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FROM_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    TO_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    from_time_us: int
+    to_time_us: int
+    count: int
+    detail: str
+    def __init__(self, reason: _Optional[str] = ..., from_time_us: _Optional[int] = ..., to_time_us: _Optional[int] = ..., count: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
