@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 
@@ -44,11 +44,16 @@ RecordLoss = Callable[[Loss], None]
 class RememberedSubscription:
     """What a later session, or a later process, needs to take a subscription over (OPC UA Part 4, 5.14.7).
 
-    ``endpoint_url`` guards against another server behind the same connection. ``items`` maps client handles, which many
-    servers do not tell again, to (well id, node id, item id). ``last_sequence``: the last acknowledged number.
+    ``endpoint_url`` guards against another server behind the same connection, ``server_started_us`` (0: not told)
+    against the same server after a restart, which gives subscription ids again. ``items`` maps client handles, which
+    many servers do not tell again, to (well id, node id, monitored item id); ``deadbands`` has the raw deadband of
+    those that have one. ``last_sequence``: the last acknowledged number; ``heard_us``: when the device was last heard.
     """
 
     endpoint_url: str
     subscription_id: int
     last_sequence: int
     items: dict[int, tuple[UUID, str, int]]
+    server_started_us: int = 0
+    heard_us: int = 0
+    deadbands: dict[int, float] = field(default_factory=dict)
