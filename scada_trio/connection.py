@@ -3,9 +3,13 @@
 Owns when to try and when to give in, and what the link shows of itself. Knows no database and no other connection; the
 tenant starts `Connection.run` in its inner nursery and stops it by cancelling that.
 
-    run ─► attempt ─► open_session ─► log in ─► open_subscription ─► apply tags ─► watch ─┐
-      ▲                                                                                     │ DeviceError, update()
-      └────────────────────────────────── back off ◄────────────────────────────────────────┘
+    run ─► attempt ─► open_session ─► log in ─► take over or create ─► apply tags ─► watch ─┐
+      ▲                                                                                       │ DeviceError, update()
+      └────────────────────────────────── back off ◄──────────────────────────────────────────┘
+
+A link that breaks leaves a session and a subscription on the server for a while. The next attempt activates the one
+again, or transfers the other to a new session, and asks for what it missed; where neither can be had it creates a
+subscription, and what came between is recorded as lost.
 
 This is one of the service's two supervision points: an unexpected error of one link is logged, counted and treated as a
 failed attempt, so that it costs one device and not its tenant.
@@ -18,15 +22,19 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Final
 
-import structlog
 import trio
 
 from scada_trio.backoff import full_jitter
 from scada_trio.config import DeviceSettings
 from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import DeviceError, DeviceProtocolError, DeviceRefused
+from scada_trio.failures import FailureLog, names_of
+from scada_trio.losses import Loss, LossReason
+from scada_trio.memory import ConnectionMemory, NoMemory
 from scada_trio.metrics import TenantMetrics
+from scada_trio.opcua.keeper import Keeper
 from scada_trio.opcua.notifications import PublishResult
+from scada_trio.opcua.outbox import Outbox
 from scada_trio.opcua.session import Session, open_session
 from scada_trio.opcua.subscription import Subscription, open_subscription
 from scada_trio.readings import Delivery, TagTable
@@ -34,8 +42,6 @@ from scada_trio.status import ConnectionState, ConnectionStatus
 
 _SETTLED_AFTER_S: Final = 60.0
 """A session that lived this long, or delivered, ends the count of failures."""
-_QUIET_S: Final = 300.0
-"""The same failure of a device is logged once in this time."""
 
 
 class InternalFault(DeviceError):
@@ -50,6 +56,9 @@ class Connection:
     ``spec`` is what is wanted, ``status`` what is. ``deliver`` is this connection's own clone of the channel's sending
     end. ``limiter`` bounds the tenant's worker threads; ``connecting`` how many of its links log in and create items at
     the same time. A device has answered Hello before it takes a place in either, so dead ones hold up nobody.
+
+    With a ``memory`` a cancelled connection leaves its subscription on the server, for the process that comes next to
+    take over; `discard` says before that nobody will. Without one it is deleted.
     """
 
     def __init__(
@@ -62,9 +71,13 @@ class Connection:
         connecting: trio.CapacityLimiter,
         settings: DeviceSettings,
         metrics: TenantMetrics,
+        memory: ConnectionMemory | None = None,
     ) -> None:
         self.spec = spec
         self.status = ConnectionStatus()
+        self._memory = memory or NoMemory()
+        self._outbox = Outbox(deliver)
+        self._keeper = Keeper(spec.connection_id, self._memory, tags, self._outbox, self, leaves=memory is not None)
         self._tags = tags
         self._deliver = deliver
         self._limiter = limiter
@@ -77,6 +90,10 @@ class Connection:
         self._delays = self._new_delays()
         self._failures = FailureLog(spec)
 
+    def discard(self) -> None:
+        """The connection is removed: cancelled after this, it deletes its subscription and what is remembered of it."""
+        self._keeper.leaves = False
+
     def update(self, spec: ConnectionSpec) -> None:
         """Make ``spec``, of the same connection id, what is wanted.
 
@@ -87,7 +104,7 @@ class Connection:
             return
         relink = _link_fields(spec) != _link_fields(self.spec)
         self.spec = spec
-        self._failures.names = _names(spec)
+        self._failures.names = names_of(spec)
         self._forget_failures()
         self._changed.set()
         if relink and self._attempt_scope is not None:
@@ -96,20 +113,31 @@ class Connection:
     async def run(self) -> None:
         """Returns only when cancelled, then with the session closed on the server and ``deliver`` closed.
 
-        Raises no `DeviceError`. Raises what it met where nobody takes deliveries any more.
+        Raises no `DeviceError`. Raises what it met, in a group, where nobody takes deliveries any more.
         """
         with self._deliver:
             try:
-                while True:
-                    self._changed = trio.Event()
-                    if self.spec.problem is not None:
-                        await self._wait_for_change(self.spec.problem)
-                        continue
-                    error = await self._attempt()
-                    if error is not None:
-                        await self._back_off(error)
+                self._keeper.recall(self.spec, self._settings.keep_alive_s)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._outbox.run, name=f"connection {self.spec.connection_id} deliveries")
+                    await self._run_attempts()
             finally:
+                self._keeper.forget()
                 self.status.enter(ConnectionState.STOPPED)
+
+    async def _run_attempts(self) -> None:
+        while True:
+            self._changed = trio.Event()
+            if self.spec.problem is not None:
+                await self._wait_for_change(self.spec.problem)
+                continue
+            error = await self._attempt()
+            if error is None:
+                continue
+            if self._keeper.provisional and self._keeper.kept is None:  # the takeover failed, not the device
+                self._metrics.connection_error(self.spec.connection_id, error.error_type)
+                continue
+            await self._back_off(error)
 
     # ---- one attempt
 
@@ -132,15 +160,45 @@ class Connection:
         return None
 
     async def _hold_link(self) -> None:
-        opening = open_session(self.spec, settings=self._settings, limiter=self._limiter, resolving=self._resolving)
-        async with opening as session, AsyncExitStack() as stack:
-            async with self._connecting:
-                await session.log_in()
-                subscription = await stack.enter_async_context(
-                    open_subscription(session, tags=self._tags, deliver=self._deliver, observer=self)
-                )
-                await subscription.apply(self.spec.tags)
-            await self._watch_connected(session, subscription)
+        keeper = self._keeper
+        keeper.provisional = False
+        opening = open_session(
+            self.spec,
+            settings=self._settings,
+            limiter=self._limiter,
+            resolving=self._resolving,
+            leave_subscription=self._leave_subscription,
+        )
+        session: Session | None = None
+        error: DeviceError | None = None
+        try:
+            async with opening as session, AsyncExitStack() as stack:
+                async with self._connecting:
+                    kept = await keeper.obtain(session)
+                    subscription = await stack.enter_async_context(
+                        open_subscription(
+                            session, kept, tags=self._tags, last=keeper.last, provisional=keeper.provisional
+                        )
+                    )
+                    await self._apply(subscription)
+                await self._watch_connected(session, subscription)
+        except DeviceError as ended_by:
+            error = ended_by
+            raise
+        finally:
+            if session is not None:
+                keeper.keep(session, error, endpoint_url=self.spec.endpoint_url)
+
+    def _leave_subscription(self, ended_by_error: bool) -> bool:
+        """Whether the subscription stays on the server when the session is closed."""
+        if not self._keeper.can_be_left:
+            return False
+        if self._attempt_scope is not None and self._attempt_scope.cancel_called:  # `update` wants another link
+            return self._keeper.kept is not None and self._keeper.kept.endpoint_url == self.spec.endpoint_url
+        return self._keeper.leaves and not ended_by_error
+
+    async def _apply(self, subscription: Subscription) -> None:
+        self._keeper.items_are_there(changed=await subscription.apply(self.spec.tags))
 
     async def _watch_connected(self, session: Session, subscription: Subscription) -> None:
         connected_at = trio.current_time()
@@ -170,7 +228,7 @@ class Connection:
             if self._changed.is_set() or now >= retry_at:
                 self._changed = trio.Event()
                 retry_at = now + self._settings.slow_retry_s
-                await subscription.apply(self.spec.tags)
+                await self._apply(subscription)
                 self._show_tags(subscription)
             await session.keep_up()
             await subscription.check_silence()
@@ -226,7 +284,7 @@ class Connection:
     def _new_delays(self) -> Iterator[float]:
         return full_jitter(self._settings.reconnect_delay_s, cap_s=self._settings.max_backoff_s)
 
-    # ---- what the publisher sees (`PublishObserver`)
+    # ---- what the intake sees (`KeeperObserver`)
 
     def received(self, result: PublishResult) -> None:
         """Count one notification."""
@@ -245,60 +303,35 @@ class Connection:
         if result.overflowed:
             self._metrics.queue_overflow(self.spec.connection_id, result.overflowed)
 
+    def repeated(self, count: int) -> None:
+        """Count readings that new items sent again."""
+        self._metrics.repeated(count)
+
     def undecodable(self, error: DeviceProtocolError) -> None:
         """Count an answer that could not be read; the session goes on, since its next answer may be whole."""
         self._metrics.undecodable(self.spec.connection_id)
         self._metrics.connection_error(self.spec.connection_id, error.error_type)
-        self._failures.lost("notification cannot be read", error=str(error))
 
-    def gap(self, expected: int, received: int) -> None:
-        """Count notifications that never came."""
-        self._metrics.connection_error(self.spec.connection_id, "sequence_gap")
-        self._failures.lost("notifications missing", expected=expected, received=received)
+    def taken_over(self, *, resumed: bool) -> None:
+        """Log that the subscription goes on."""
+        self._failures.taken_over(resumed=resumed)
 
+    def refused(self, error_type: str) -> None:
+        """Count a step of a takeover that failed."""
+        self._metrics.connection_error(self.spec.connection_id, error_type)
 
-class FailureLog:
-    """What a connection logs of its ups and downs: the first of a kind, then one in ``_QUIET_S``, so that a thousand
-    devices without power do not fill a disk.
-    """
+    def recovered(self, count: int) -> None:
+        """Count a gap that Republish filled."""
+        self._metrics.connection_error(self.spec.connection_id, "gap_filled")
 
-    def __init__(self, spec: ConnectionSpec) -> None:
-        self.names = _names(spec)
-        self._log = structlog.get_logger()
-        self._said: dict[str, float] = {}
-
-    def connected(self, *, tags_count: int) -> None:
-        """The link is up with ``tags_count`` monitored items."""
-        if self._may_say("connected"):
-            self._log.info("OPC UA connection established", **self.names, tags_count=tags_count)
-
-    def failed(self, error: DeviceError, *, attempts: int, retry_in_s: float | None) -> None:
-        """An attempt failed or the link broke; ``retry_in_s`` None waits for another configuration."""
-        if self._may_say(error.error_type):
-            self._said.pop("connected", None)  # so that the log also says when it is over
-            retry = None if retry_in_s is None else round(retry_in_s, 1)
-            detail = {"error": str(error), "error_type": error.error_type, "attempts": attempts, "retry_in_s": retry}
-            self._log.warning("OPC UA connection failed", **self.names, **detail)
-
-    def lost(self, event: str, **detail: object) -> None:
-        """Readings were lost on the way."""
-        if self._may_say(event):
-            self._log.warning(f"OPC UA {event}", **self.names, **detail)
-
-    def unexpected(self, error: Exception) -> None:
-        """A bug; always said, with its traceback."""
-        self._log.error("OPC UA connection met an unexpected error", **self.names, exc_info=error)
-
-    def _may_say(self, kind: str) -> bool:
-        now = trio.current_time()
-        if now - self._said.get(kind, -_QUIET_S) < _QUIET_S:
-            return False
-        self._said[kind] = now
-        return True
-
-
-def _names(spec: ConnectionSpec) -> dict[str, str]:
-    return {"connection_id": str(spec.connection_id), "tenant_id": str(spec.tenant_id)}
+    def lost(self, reason: LossReason, from_us: int, to_us: int, detail: str) -> None:
+        """Record readings that are lost, for the user to be told."""
+        connection_id = self.spec.connection_id
+        self._memory.record_loss(Loss(reason, connection_id, min(from_us, to_us), to_us, None, detail))
+        self.status.lost[reason] += 1
+        if reason in (LossReason.SEQUENCE_GAP, LossReason.SUBSCRIPTION_LOST):
+            self._metrics.connection_error(connection_id, reason)
+        self._failures.lost("readings lost", reason=str(reason), detail=detail)
 
 
 def _link_fields(spec: ConnectionSpec) -> tuple[object, ...]:

@@ -21,9 +21,13 @@ class ConfigError(ScadaError):
 
 
 class DeviceError(ScadaError):
-    """Base of what goes wrong between us and an OPC UA server; ``error_type`` is the metric label."""
+    """Base of what goes wrong between us and an OPC UA server; ``error_type`` is the metric label.
+
+    ``status`` is the OPC UA status code where the server gave one.
+    """
 
     error_type = "device"
+    status: int | None = None
 
 
 class DeviceUnreachable(DeviceError):
@@ -68,6 +72,14 @@ class DatabaseMisconfigured(DatabaseError):
 
 class BatchRejected(DatabaseError):
     """The database will not take these rows (SQLSTATE class 22 or 23)."""
+
+
+class JournalUnavailable(ScadaError):
+    """The journal's file cannot be written or read now (disk full, no permission, used by another process): retry."""
+
+
+class JournalCorrupt(ScadaError):
+    """The journal's file is damaged: set it aside, save what can be read, go on."""
 
 
 class UnknownTenant(ScadaError):

@@ -86,6 +86,12 @@ class Metrics:
             tenant,
             registry=registry,
         )
+        self.readings_repeated = Counter(
+            "scada_readings_repeated",
+            "Readings that a device sent again for new items, not received twice",
+            tenant,
+            registry=registry,
+        )
         self.readings_replaced = Counter(
             "scada_readings_replaced",
             "Stored readings replaced by another value of the same time",
@@ -236,6 +242,10 @@ class TenantMetrics:
     def unstorable(self, reason: str, count: int) -> None:
         """Count values that have no number."""
         self._metrics.readings_unstorable.labels(self._label, reason).inc(count)
+
+    def repeated(self, count: int) -> None:
+        """Count readings that a device sent again."""
+        self._metrics.readings_repeated.labels(self._label).inc(count)
 
     def timestamp_substituted(self, clock: str, count: int) -> None:
         """Count readings timed by the ``server`` clock or by ``arrival``."""

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ import trio
 from scada_trio.config import DeviceSettings
 from scada_trio.connection import Connection
 from scada_trio.desired import ConnectionSpec
+from scada_trio.losses import Loss, LossReason, RememberedSubscription
 from scada_trio.metrics import Metrics
 from scada_trio.readings import Delivery, Quality, ReadingBlock, Tag, TagTable
 from scada_trio.status import ConnectionState
@@ -147,6 +149,38 @@ FAST = DeviceSettings(
 )
 
 
+class Memory:
+    """What a journal remembers of a connection, without the file: outlives the connection that is given it."""
+
+    def __init__(self) -> None:
+        self.losses: list[Loss] = []
+        self.subscriptions: dict[UUID, RememberedSubscription] = {}
+        self.connection_id = uuid4()
+        self.tags = TagTable()
+
+    def record_loss(self, loss: Loss) -> None:
+        self.losses.append(loss)
+
+    def remembered_subscription(self, connection_id: UUID) -> RememberedSubscription | None:
+        return self.subscriptions.get(connection_id)
+
+    def remember_subscription(self, connection_id: UUID, remembered: RememberedSubscription | None) -> None:
+        if remembered is None:
+            self.subscriptions.pop(connection_id, None)
+        else:
+            self.subscriptions[connection_id] = remembered
+
+    def remember_acknowledged(self, connection_id: UUID, sequence_number: int) -> None:
+        known = self.subscriptions.get(connection_id)
+        if known is not None:
+            self.subscriptions[connection_id] = replace(
+                known, last_sequence=sequence_number, heard_us=time.time_ns() // 1000
+            )
+
+    def lost(self, reason: LossReason) -> list[Loss]:
+        return [loss for loss in self.losses if loss.reason is reason]
+
+
 WELL = UUID(int=1)
 
 
@@ -231,22 +265,26 @@ async def open_rig(
     *,
     settings: DeviceSettings = FAST,
     waiting: int = 1000,
+    memory: Memory | None = None,
     **spec_fields: Any,
 ) -> AsyncIterator[Rig]:
     """Run a connection to ``url``; on the way out it is cancelled, and must have left nothing behind."""
     tenant_id = uuid4()
-    table = TagTable()
+    table = TagTable() if memory is None else memory.tags
     metrics = Metrics()
     send, receive = trio.open_memory_channel[Delivery](waiting)
     limiter = trio.CapacityLimiter(4)
     connection = Connection(
-        ConnectionSpec(uuid4(), tenant_id, "test", url, tags=tags, **spec_fields),
+        ConnectionSpec(
+            uuid4() if memory is None else memory.connection_id, tenant_id, "test", url, tags=tags, **spec_fields
+        ),
         tags=table,
         deliver=send,
         limiter=limiter,
         connecting=trio.CapacityLimiter(4),
         settings=settings,
         metrics=metrics.tenant(tenant_id, table),
+        memory=memory,
     )
     rig = Rig(connection, table, metrics, receive, limiter)
     with receive:

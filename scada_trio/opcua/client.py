@@ -111,10 +111,11 @@ class LinkSocket(UASocketClient):  # type: ignore[misc]
         try:
             return future.result(self.timeout)
         except TimeoutError:
-            self._forget(future)
+            self.forget(future)
             raise
 
-    def _forget(self, future: Future[Any]) -> None:
+    def forget(self, future: Future[Any]) -> None:
+        """Nobody waits for the answer any more."""
         with self._lock:
             waiting = [request_id for request_id, known in self._callbackmap.items() if known is future]
             for request_id in waiting:
@@ -276,12 +277,12 @@ class LinkSocket(UASocketClient):  # type: ignore[misc]
         for future in waiting:
             future.set_exception(DeviceUnreachable("the link is being closed"))
 
-    def request_close(self) -> Future[Buffer]:
-        """Ask the server to end the session and its subscriptions; Publish answers are ignored from now on."""
+    def request_close(self, delete_subscriptions: bool) -> Future[Buffer]:
+        """Ask the server to end the session, maybe its subscriptions too; Publish answers are ignored from now on."""
         self.interrupted = False
         self._publishes.clear()
         request = ua.CloseSessionRequest()
-        request.DeleteSubscriptions = True
+        request.DeleteSubscriptions = delete_subscriptions
         return self._send_request(request)
 
     def announce_close(self) -> None:
@@ -325,7 +326,7 @@ class LinkSocket(UASocketClient):  # type: ignore[misc]
         try:
             return opened.result(self.timeout)
         except TimeoutError:
-            self._forget(answer)
+            self.forget(answer)
             raise
 
 

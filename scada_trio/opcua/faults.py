@@ -67,6 +67,12 @@ def status_name(code: int) -> str:
 
 def error_of_status(code: int, context: str, reason: str | None = None) -> DeviceError:
     """The error that a Bad status in answer to ``context`` stands for; ``reason`` is what the server said to it."""
+    error = _error_of_status(code, context, reason)
+    error.status = code
+    return error
+
+
+def _error_of_status(code: int, context: str, reason: str | None) -> DeviceError:
     name = status_name(code)
     text = f"{context}: the server answered {name}"
     if reason:

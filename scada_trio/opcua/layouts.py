@@ -239,8 +239,14 @@ def qualities(records: Records, layout: Layout) -> tuple[NDArray[np.uint8], int]
         status = records["status"]
         if status.any():
             quality = np.minimum(status >> SEVERITY_SHIFT, Quality.BAD).astype(np.uint8)
-            return quality, int(np.count_nonzero(status & OVERFLOW_MASK == OVERFLOW))
+            return quality, int(np.count_nonzero(overflow_marks(records)))
     return np.zeros(len(records), np.uint8), 0
+
+
+def overflow_marks(records: Records) -> NDArray[np.bool_]:
+    """Which of ``records``, whose layout has a status, have the overflow bit."""
+    marked: NDArray[np.bool_] = records["status"] & OVERFLOW_MASK == OVERFLOW
+    return marked
 
 
 def times(

@@ -28,13 +28,14 @@ from scada_trio.opcua.faults import status_name
 from scada_trio.opcua.layouts import HandleMap, Layout
 from scada_trio.readings import Quality, ReadingBlock
 
-__all__ = ["HandleMap", "PublishFault", "PublishResult", "decode_publish"]
+__all__ = ["HandleMap", "PublishFault", "PublishResult", "decode_publish", "decode_republish"]
 
 # Numbers of the binary encodings in namespace 0 (Part 6, A.3).
 SERVICE_FAULT: Final = 397
 DATA_CHANGE: Final = 811
 STATUS_CHANGE: Final = 820
 PUBLISH_RESPONSE: Final = 829
+REPUBLISH_RESPONSE: Final = 835
 
 UNKNOWN_HANDLE: Final = "unknown_handle"
 
@@ -45,6 +46,7 @@ _PLAIN_TYPE: Final = b"\x01\x00" + PUBLISH_RESPONSE.to_bytes(2, "little")
 _NO_OBJECT: Final = b"\0\0\0"
 _HEAD_AFTER_TYPE: Final = struct.Struct("<qII")
 _MESSAGE: Final = struct.Struct("<BIqi")  # more, sequence number, publish time, count of notifications
+_REPUBLISHED: Final = struct.Struct("<Iqi")  # the same without more
 _BAD: Final = 0x8000_0000
 
 _NONE_UNSTORABLE: Final[Mapping[str, int]] = MappingProxyType({})
@@ -59,8 +61,9 @@ class PublishFault(DeviceError):
     error_type = "publish"
 
     def __init__(self, status: int) -> None:
-        super().__init__(f"Publish was answered with {status_name(status)} (0x{status:08X})")
-        self.status = status
+        self.name = status_name(status)
+        super().__init__(f"Publish was answered with {self.name} (0x{status:08X})")
+        self.status: int = status
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,9 +72,10 @@ class PublishResult:
 
     ``block`` has the readings in the order of the message, None where nothing storable came. ``unstorable`` counts by
     reason the items that have no number; ``overflowed`` the items whose status says that the device dropped values
-    beside them (overflow bit); ``server_timed`` and ``arrival_timed`` the readings without a source timestamp, by the
-    clock used instead. ``status_change`` is a StatusChangeNotification's status code, ``ignored`` counts other kinds of
-    notification, and ``results`` are the status codes of refused acknowledgements.
+    beside them (overflow bit), and ``behind_dropped`` has the readings among them; ``server_timed`` and
+    ``arrival_timed`` the readings without a source timestamp, by the clock used instead. ``status_change`` is a
+    StatusChangeNotification's status code, ``ignored`` counts other kinds of notification, and ``results`` are the
+    status codes of refused acknowledgements.
     """
 
     subscription_id: int
@@ -86,6 +90,7 @@ class PublishResult:
     status_change: int | None
     ignored: int
     results: tuple[int, ...]
+    behind_dropped: ReadingBlock | None = None
 
 
 def decode_publish(body: bytes, handles: HandleMap, arrival_us: int) -> PublishResult:
@@ -105,10 +110,31 @@ def decode_publish(body: bytes, handles: HandleMap, arrival_us: int) -> PublishR
         raise wire.truncated() from error
 
 
+def decode_republish(body: bytes, handles: HandleMap, arrival_us: int) -> PublishResult:
+    """Decode a RepublishResponse (Part 4, 5.13.6) as `decode_publish` does; it names no subscription, id is 0.
+
+    A sequence number other than the one asked for says that the server does not have the notification.
+    """
+    try:
+        offset = _skip_response_header(body, REPUBLISH_RESPONSE)
+        number, _, count = _REPUBLISHED.unpack_from(body, offset)
+        return _read_message(body, offset + _REPUBLISHED.size, (0, False, number, count), handles, arrival_us)
+    except (IndexError, struct.error) as error:
+        raise wire.truncated() from error
+
+
 def _decode(body: bytes, handles: HandleMap, arrival_us: int) -> PublishResult:
     subscription_id, offset = _read_head(body)
     more, sequence_number, _, count = _MESSAGE.unpack_from(body, offset)
-    offset += _MESSAGE.size
+    head = (subscription_id, more != 0, sequence_number, count)
+    return _read_message(body, offset + _MESSAGE.size, head, handles, arrival_us)
+
+
+def _read_message(
+    body: bytes, offset: int, head: tuple[int, bool, int, int], handles: HandleMap, arrival_us: int
+) -> PublishResult:
+    """The ``count`` notifications at ``offset``; ``head`` is subscription id, more, sequence number and count."""
+    subscription_id, more, sequence_number, count = head
     notes = _Notes()
     for _ in range(count):
         offset = _read_notification(body, offset, notes)
@@ -119,7 +145,7 @@ def _decode(body: bytes, handles: HandleMap, arrival_us: int) -> PublishResult:
     return PublishResult(
         subscription_id,
         sequence_number,
-        more != 0,
+        more,
         count <= 0,
         readings.block(),
         readings.unstorable or _NONE_UNSTORABLE,
@@ -128,7 +154,8 @@ def _decode(body: bytes, handles: HandleMap, arrival_us: int) -> PublishResult:
         readings.arrival_timed,
         notes.status_change,
         notes.ignored,
-        _read_results(body, offset),
+        _read_results(body, offset) if subscription_id else (),
+        readings.behind_dropped(),
     )
 
 
@@ -142,16 +169,16 @@ def _read_head(body: bytes) -> tuple[int, int]:
     )
     offset = _PLAIN_HEAD.size
     if kind != _PLAIN_TYPE or result or diagnostics or strings > 0 or extra != _NO_OBJECT:
-        offset = _skip_response_header(body)
+        offset = _skip_response_header(body, PUBLISH_RESPONSE)
         subscription_id = wire.UINT32.unpack_from(body, offset)[0]
         available, offset = wire.read_length(body, offset + 4)
     return subscription_id, offset + 4 * max(available, 0)
 
 
-def _skip_response_header(body: bytes) -> int:
+def _skip_response_header(body: bytes, wanted: int) -> int:
     """Type id and ResponseHeader (Part 4, 7.34) with all that may be in it; raises what they say is wrong."""
     kind, offset = wire.read_type_id(body, 0)
-    if kind not in (PUBLISH_RESPONSE, SERVICE_FAULT):
+    if kind not in (wanted, SERVICE_FAULT):
         raise DeviceProtocolError(f"the device answered Publish with a message of type i={kind}")
     _, _, status = _HEAD_AFTER_TYPE.unpack_from(body, offset)
     if status & _BAD:
@@ -217,6 +244,7 @@ class _Readings:
         self._handles = handles
         self._arrival_us = arrival_us
         self._blocks: list[ReadingBlock] = []
+        self._behind_dropped: list[ReadingBlock] = []
         self.unstorable: dict[str, int] = {}
         self.overflowed = 0
         self.server_timed = 0
@@ -225,6 +253,10 @@ class _Readings:
     def block(self) -> ReadingBlock | None:
         """All readings in order, None where there are none."""
         return ReadingBlock.concatenate(self._blocks) if self._blocks else None
+
+    def behind_dropped(self) -> ReadingBlock | None:
+        """The readings with the overflow bit, None where there are none."""
+        return ReadingBlock.concatenate(self._behind_dropped) if self._behind_dropped else None
 
     def add(self, body: bytes, offset: int, end: int, count: int) -> None:
         """Decode the ``count`` items of a data change that lie between ``offset`` and ``end``."""
@@ -267,6 +299,9 @@ class _Readings:
         time_us, by_server, by_arrival = layouts.times(records, layout, self._arrival_us)
         block = ReadingBlock(tag, time_us, layouts.values(records, layout, self._handles), quality)
         kept = self._storable(block, layout)
+        if overflowed:
+            marked = layouts.overflow_marks(records)
+            self._behind_dropped.append(_select(block, marked if kept is None else marked & kept))
         if by_server is not None and by_arrival is not None:
             self.server_timed += int(np.count_nonzero(by_server if kept is None else by_server & kept))
             self.arrival_timed += int(np.count_nonzero(by_arrival if kept is None else by_arrival & kept))

@@ -60,6 +60,15 @@ def set_user(client: LinkClient, spec: ConnectionSpec, created: Any) -> None:
     client.set_password(spec.password.get_secret_value() if spec.password is not None else "")
 
 
+def set_user_again(client: LinkClient, spec: ConnectionSpec, tokens: list[Any], certificate: bytes | None) -> None:
+    """Prepare ``client`` to activate an existing session; ``tokens`` and ``certificate`` are what `set_user` chose."""
+    client._policy_ids = tokens
+    client.security_policy.server_certificate = certificate
+    if spec.username:
+        client.set_user(spec.username)
+        client.set_password(spec.password.get_secret_value() if spec.password is not None else "")
+
+
 def _endpoint_tokens(endpoints: Iterable[Any], policy: ua.SecurityPolicy) -> list[Any]:
     """Token policies of the endpoint with our mode and policy; the host in its URL is the server's own business."""
     offered = []

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from opcua import ua
@@ -21,10 +23,13 @@ from scada_trio.readings import Tag
 ITEMS_A_CALL: Final = 1_000
 """Monitored items created or deleted in one call, where the server's own limit (Part 5, 6.3.11) is not smaller."""
 _MAX_ITEMS_A_CALL_NODE: Final = 11714  # Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall
+_STARTED_NODE: Final = 2257  # Server_ServerStatus_StartTime
 _MIN_LIFETIME_S: Final = 600.0
 """How long the server keeps the subscription without a Publish: a device that we hold back must not lose it."""
 _MAX_NOTIFICATIONS: Final = 20_000
 """Values in one message; keeps the largest message under ``MAX_MESSAGE_BYTES``."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _TOO_LARGE: Final = frozenset(
     {
@@ -61,6 +66,34 @@ def create_subscription(client: LinkClient, settings: DeviceSettings) -> Any:
     return created
 
 
+def modify_subscription(client: LinkClient, subscription_id: int, settings: DeviceSettings) -> Any | None:
+    """The revised parameters of a subscription that an earlier process created; None where the server does not tell."""
+    change = ua.ModifySubscriptionRequest()
+    change.Parameters.SubscriptionId = subscription_id
+    _ask_for(change.Parameters, settings, settings.publishing_interval_s)
+    try:
+        return _request(client, change, ua.ModifySubscriptionResponse)
+    except ua.UaStatusCodeError:
+        return None
+
+
+def transfer_subscription(client: LinkClient, subscription_id: int) -> Any:
+    """The TransferResult (Part 4, 5.13.7) of one subscription that another session had; no values are sent again."""
+    request = ua.TransferSubscriptionsRequest()
+    request.Parameters.SubscriptionIds = [subscription_id]
+    request.Parameters.SendInitialValues = False
+    (result,) = _request(client, request, ua.TransferSubscriptionsResponse).Results
+    return result
+
+
+def delete_subscription(client: LinkClient, subscription_id: int) -> None:
+    """Delete a subscription of this session that is of no use any more; one that is gone is as good as deleted."""
+    request = ua.DeleteSubscriptionsRequest()
+    request.Parameters.SubscriptionIds = [subscription_id]
+    with suppress(ua.UaStatusCodeError):
+        client.uaclient._uasocket.send_request(request)
+
+
 def _ask_for(parameters: Any, settings: DeviceSettings, interval_s: float) -> None:
     """Fill the parameters that CreateSubscription and ModifySubscription share (Part 4, 5.13.2, 5.13.3)."""
     keep_alives = _keep_alive_count(settings, interval_s)
@@ -82,11 +115,19 @@ def _request(client: LinkClient, request: Any, response_type: Any) -> Any:
     return response.Parameters
 
 
-def items_a_call(client: LinkClient) -> int:
-    """MaxMonitoredItemsPerCall of the server's OperationLimits, at most `ITEMS_A_CALL`; that where it has none."""
-    (answer,) = client.uaclient.get_attributes([ua.NodeId(_MAX_ITEMS_A_CALL_NODE)], ua.AttributeIds.Value)
-    limit = answer.Value.Value if answer.StatusCode.is_good() and answer.Value is not None else None
-    return min(limit, ITEMS_A_CALL) if isinstance(limit, int) and limit > 0 else ITEMS_A_CALL
+def read_server(client: LinkClient) -> tuple[int, int]:
+    """MaxMonitoredItemsPerCall of the server's OperationLimits, at most `ITEMS_A_CALL`, that where it has none; and
+    when the server was started, µs since 1970, 0 where it does not say.
+    """
+    nodes = [ua.NodeId(_MAX_ITEMS_A_CALL_NODE), ua.NodeId(_STARTED_NODE)]
+    answers = client.uaclient.get_attributes(nodes, ua.AttributeIds.Value)
+    values = [a.Value.Value if a.StatusCode.is_good() and a.Value is not None else None for a in answers]
+    limit, started = (*values, None, None)[:2]
+    if not isinstance(limit, int) or limit <= 0:
+        limit = ITEMS_A_CALL
+    if not isinstance(started, datetime) or started.year < 1970:
+        return min(limit, ITEMS_A_CALL), 0
+    return min(limit, ITEMS_A_CALL), (started.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
 def create_items(client: LinkClient, subscription_id: int, requests: Sequence[Any]) -> Sequence[Any] | None:

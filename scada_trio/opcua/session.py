@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
 
 import outcome
 import trio
@@ -24,8 +25,8 @@ from scada_trio.config import DeviceSettings
 from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import DeviceError, DeviceSilent, DeviceUnreachable
 from scada_trio.opcua.client import LinkClient, LinkSocket
-from scada_trio.opcua.faults import translated
-from scada_trio.opcua.security import policy_of, set_user
+from scada_trio.opcua.faults import status_name, translated
+from scada_trio.opcua.security import policy_of, set_user, set_user_again
 from scada_trio.opcua.transport import MAX_CHUNK_BYTES, OpenTransport, open_transport, parse_endpoint
 
 T = TypeVar("T")
@@ -38,6 +39,18 @@ _PINGS_A_TIMEOUT: Final = 3
 """An idle session is touched this many times a session timeout, so that one lost answer does not end it."""
 
 
+@dataclass(frozen=True, slots=True)
+class SessionTicket:
+    """What it takes to go on with a session whose channel broke; ``expires_at`` is a Trio time."""
+
+    expires_at: float
+    timeout_ms: float
+    authentication_token: Any = field(repr=False)
+    server_nonce: Any = field(repr=False)
+    token_policies: Any = field(repr=False)
+    server_certificate: bytes | None = field(repr=False)
+
+
 @asynccontextmanager
 async def open_session(
     spec: ConnectionSpec,
@@ -45,12 +58,15 @@ async def open_session(
     settings: DeviceSettings,
     limiter: trio.CapacityLimiter,
     resolving: trio.CapacityLimiter,
+    leave_subscription: Callable[[bool], bool] = lambda ended_by_error: False,
 ) -> AsyncIterator[Session]:
     """Connect to the device and say Hello; the block then calls `Session.log_in`.
 
     Raises `DeviceError`s only as themselves, never in a group: the one that ended the link, whichever task met it. The
     block is cancelled when the link breaks. On the way out the session is closed on the server within two seconds
-    where the link is whole, cancelled or not. ``limiter`` bounds the tenant's worker threads.
+    where the link is whole, cancelled or not, and with it its subscriptions, unless ``leave_subscription``, which is
+    told whether an error ended the link, says that somebody will take them over. ``limiter`` bounds the tenant's worker
+    threads.
     """
     endpoint = parse_endpoint(spec.endpoint_url)
     policy = policy_of(spec)
@@ -65,11 +81,13 @@ async def open_session(
                 yield session
             except DeviceError as error:
                 session.error = session.error or error
+                if isinstance(error, DeviceUnreachable) and error.status is None:
+                    session.link.fail(error)  # no goodbye: the session is to be found again
             nursery.cancel_scope.cancel()
         ended_by = session.error
     finally:
         with trio.move_on_after(_GOODBYE_S, shield=True):
-            await session.say_goodbye()
+            await session.say_goodbye(delete_subscriptions=not leave_subscription(session.error is not None))
         session.close()
     if ended_by is not None:
         raise ended_by
@@ -96,6 +114,7 @@ class Session:
         self.error: DeviceError | None = None
         self.scope = trio.CancelScope()
         self.closing = False
+        self.closed = self.left_subscription = False  # on the server, as far as that was asked for
         self.heard_at = self.sent_at = trio.current_time()
         self._limiter = limiter
         self._frames = transport.frames
@@ -103,6 +122,7 @@ class Session:
         self._backlogged = trio.Event()
         self._trio = trio.lowlevel.current_trio_token()
         self._created = False
+        self._activated = False
         self._pinged_at: float | None = None
         self._renew_at = self._expires_at = math.inf
         self.link = LinkSocket(
@@ -116,23 +136,90 @@ class Session:
             spec.endpoint_url, self.link, policy=policy, session_timeout_s=settings.session_timeout_s
         )
 
-    async def log_in(self) -> None:
-        """Open the channel, create and activate the session (Part 4, 5.5.2, 5.6.2, 5.6.3). Raises `DeviceError`."""
-        await self.call("logging in", self._log_in)
-        self._plan_renewal()
+    async def log_in(self, ticket: SessionTicket | None = None) -> str | None:
+        """Open the channel, then activate the session of ``ticket`` on it, or create and activate one.
 
-    def _log_in(self) -> None:
+        (Part 4, 5.5.2, 5.6.2, 5.6.3.) Returns None, or why the ticket's session could not be had and it is a new one.
+        Raises `DeviceError`.
+        """
+        refused = await self.call("logging in", lambda: self._log_in(ticket))
+        self._plan_renewal()
+        return refused
+
+    def _log_in(self, ticket: SessionTicket | None) -> str | None:
         client = self.client
         with translated("OpenSecureChannel"):
             client.open_secure_channel()
+        refused = None
+        if ticket is not None:
+            refused = self._resume(ticket)
+            if refused is None:
+                return None
         with translated("CreateSession"):
             created = client.create_session()
             self._created = True
         with translated("ActivateSession"):
             set_user(client, self.spec, created)
-            activated = client.activate_session(username=client._username, password=client._password)
-            client.set_password(None)
-            client._server_nonce = activated.ServerNonce
+            self._activate()
+        return refused
+
+    def _resume(self, ticket: SessionTicket) -> str | None:
+        """Activate the session of ``ticket`` on the new channel; returns what the server has against it."""
+        client = self.client
+        self.link.authentication_token = ticket.authentication_token
+        client._server_nonce = ticket.server_nonce
+        client.session_timeout = ticket.timeout_ms
+        set_user_again(client, self.spec, ticket.token_policies, ticket.server_certificate)
+        try:
+            with translated("ActivateSession"):
+                self._activate()
+        except DeviceError as error:
+            if error.status is None:
+                raise
+            self.link.authentication_token = ua.NodeId()
+            client.session_timeout = self.settings.session_timeout_s * 1000
+            return status_name(error.status)
+        self._created = True
+        return None
+
+    def _activate(self) -> None:
+        client = self.client
+        activated = client.activate_session(username=client._username, password=client._password)
+        client.set_password(None)
+        client._server_nonce = activated.ServerNonce  # the next activation signs and encrypts with it
+        self._activated = True
+
+    @property
+    def ticket(self) -> SessionTicket | None:
+        """What a later link needs to go on with this session; None where it was closed or never activated."""
+        if not self._activated or self.closed:
+            return None
+        client = self.client
+        return SessionTicket(
+            self.heard_at + client.session_timeout_s,
+            client.session_timeout,
+            self.link.authentication_token,
+            client._server_nonce,
+            client._policy_ids,
+            client.security_policy.server_certificate,
+        )
+
+    async def ask(self, request: Any) -> bytes | None:
+        """Send ``request`` without a worker thread; returns the answer's body, None where none came in time.
+
+        Raises the `DeviceError` that the link broke with.
+        """
+        answered = trio.Event()
+        future = self.link._send_request(request)
+        future.add_done_callback(lambda _: answered.set())
+        self.sent_at = trio.current_time()
+        with trio.move_on_after(self.settings.connect_timeout_s):
+            await answered.wait()
+        if not future.done():
+            self.link.forget(future)
+            return None
+        body = future.result()
+        return bytes(body.read(len(body)))
 
     async def call(self, context: str, function: Callable[[], T]) -> T:
         """Run blocking ``function`` in a worker thread of the tenant. Raises `DeviceError`, which names ``context``.
@@ -262,18 +349,19 @@ class Session:
 
     # ---- the end, called by `open_session`
 
-    async def say_goodbye(self) -> None:
+    async def say_goodbye(self, *, delete_subscriptions: bool) -> None:
         """Close session and channel on the server (Part 4, 5.6.4, 5.5.3) where there are any and the link is whole."""
         self.closing = True
         if not self._created or self.link.broken is not None:
             return
+        self.closed, self.left_subscription = True, not delete_subscriptions
         async with trio.open_nursery() as nursery:
             self.scope = nursery.cancel_scope
             nursery.start_soon(self.run_pump)
             nursery.start_soon(self.run_backlog)
             answered = trio.Event()
             try:
-                self.link.request_close().add_done_callback(lambda _: answered.set())
+                self.link.request_close(delete_subscriptions).add_done_callback(lambda _: answered.set())
                 await answered.wait()
                 self.link.announce_close()
             except DeviceError:

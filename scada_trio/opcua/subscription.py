@@ -1,7 +1,7 @@
 """One subscription and its monitored items, kept equal to a set of tags.
 
-Owns the items on the server and the handles that stand for them in notifications. Knows no channel and no metric beyond
-what it hands to the publisher; the connection opens it within a session, and it ends with the session.
+Owns the changes of items on the server and of the handles that stand for them in notifications. Knows no channel and no
+metric; the connection opens it within a session, and what it leaves for the next session is the `KeptSubscription`.
 
     apply(tags) ── difference ──► delete, create (in batches that the server takes) ──► items, refused
 """
@@ -11,10 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
-from uuid import UUID
 
 import structlog
 import trio
@@ -22,19 +20,13 @@ from opcua import ua
 
 from scada_trio.errors import DeviceError, DeviceSilent
 from scada_trio.opcua.faults import status_name
-from scada_trio.opcua.notifications import HandleMap
-from scada_trio.opcua.publishing import Publisher, PublishObserver
-from scada_trio.opcua.services import (
-    create_items,
-    create_subscription,
-    delete_items,
-    item_request,
-    items_a_call,
-    raw_deadband,
-    seconds,
-)
+from scada_trio.opcua.kept import Item, KeptSubscription, Series
+from scada_trio.opcua.publishing import Publisher
+from scada_trio.opcua.repeats import LastReadings
+from scada_trio.opcua.services import create_items, delete_items, item_request, raw_deadband, read_server
 from scada_trio.opcua.session import Session
-from scada_trio.readings import Delivery, Tag, TagTable
+from scada_trio.opcua.takeover import TakeoverUnanswered
+from scada_trio.readings import Tag, TagTable
 from scada_trio.status import RefusedTag
 
 log = structlog.get_logger()
@@ -51,38 +43,20 @@ _FILTER_REFUSED: Final = frozenset(
     }
 )
 
-Series = tuple[UUID, str]
-
-
-@dataclass(slots=True)
-class _Item:
-    """One tag's monitored item; ``item_id`` is the server's number for it, None until it exists."""
-
-    tag: Tag
-    handle: int
-    item_id: int | None = None
-    refused: str | None = None
-    unfiltered: bool = False
-
 
 @asynccontextmanager
 async def open_subscription(
-    session: Session,
-    *,
-    tags: TagTable,
-    deliver: trio.MemorySendChannel[Delivery],
-    observer: PublishObserver,
+    session: Session, kept: KeptSubscription, *, tags: TagTable, last: LastReadings, provisional: bool = False
 ) -> AsyncIterator[Subscription]:
-    """Create a subscription without items and keep it publishing while the block runs (OPC UA Part 4, 5.13.2).
+    """Publish ``kept`` in ``session`` while the block runs; ``provisional`` where it was taken over.
 
-    Raises `DeviceError`, never in a group. Nothing is closed on the way out: a subscription ends with its session.
+    Raises `DeviceError`, never in a group. Nothing is closed on the way out: what becomes of the subscription is
+    decided when the session is closed.
     """
-    created = await session.call("CreateSubscription", lambda: create_subscription(session.client, session.settings))
-    limit = await session.call("reading the server's limits", lambda: items_a_call(session.client))
-    subscription = Subscription(session, created, tags, items_a_call=limit, deliver=deliver, observer=observer)
+    subscription = Subscription(session, kept, tags, last, provisional=provisional)
     ended_by: DeviceError | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(subscription.publisher.run, name=f"connection {session.spec.connection_id} deliveries")
+        nursery.start_soon(subscription.publisher.run, name=f"connection {session.spec.connection_id} gaps")
         subscription.publisher.start()
         try:
             yield subscription
@@ -100,33 +74,24 @@ class Subscription:
     """
 
     def __init__(
-        self,
-        session: Session,
-        created: Any,
-        tags: TagTable,
-        *,
-        items_a_call: int,
-        deliver: trio.MemorySendChannel[Delivery],
-        observer: PublishObserver,
+        self, session: Session, kept: KeptSubscription, tags: TagTable, last: LastReadings, *, provisional: bool
     ) -> None:
-        self.subscription_id = int(created.SubscriptionId)
-        self.keep_alive_s = seconds(created.RevisedPublishingInterval) * int(created.RevisedMaxKeepAliveCount or 1)
         self.refused: list[RefusedTag] = []
+        self.publisher = Publisher(session, kept, provisional=provisional)
         self._session = session
+        self._kept = kept
         self._tags = tags
-        self._items: dict[Series, _Item] = {}
-        self._handles = HandleMap()
-        self._last_handle = 0
-        self._items_a_call = items_a_call
-        self.publisher = Publisher(session, self.subscription_id, self._handles, deliver=deliver, observer=observer)
+        self._last = last
+        self._opened_at = trio.current_time()
+        last.add((tags.index_of(*series) for series in kept.items), created=False)
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._kept.items)
 
     @property
     def item_ids(self) -> Mapping[Series, int | None]:
         """The server's monitored item id of each series."""
-        return {series: item.item_id for series, item in self._items.items()}
+        return {series: item.item_id for series, item in self._kept.items.items()}
 
     # ---- silence
 
@@ -135,11 +100,21 @@ class Subscription:
         """Trio time at which the device has been silent for too long, if nothing comes before."""
         if self.publisher.outstanding == 0:
             return math.inf  # nothing was asked, nothing is due
-        return self._session.heard_at + _SILENT_AFTER * self.keep_alive_s
+        since = self._session.heard_at if self.publisher.confirmed else self._opened_at
+        return since + _SILENT_AFTER * self._kept.keep_alive_s
 
     async def check_silence(self) -> None:
-        """Raise `DeviceSilent` where `silent_at` has passed and nothing waits in the socket either."""
+        """Raise `DeviceSilent` where `silent_at` has passed and nothing waits in the socket either.
+
+        A device that speaks and has published nothing since the subscription was opened is `TakeoverUnanswered`: two
+        makers say that a subscription goes on, and mean another session or none.
+        """
         if trio.current_time() < self.silent_at:
+            return
+        if not self.publisher.confirmed:
+            await self._session.call("Read", partial(read_server, self._session.client))
+            if not self.publisher.confirmed:
+                raise TakeoverUnanswered("the server publishes nothing of a subscription that it says goes on")
             return
         heard_at = self._session.heard_at
         for _ in range(3):  # it may be we who slept: let the pump have a look first
@@ -147,99 +122,106 @@ class Subscription:
         if self._session.heard_at == heard_at:
             silent_s = trio.current_time() - heard_at
             error = DeviceSilent(
-                f"nothing came for {silent_s:.1f} s; a keep-alive was due every {self.keep_alive_s:g} s"
+                f"nothing came for {silent_s:.1f} s; a keep-alive was due every {self._kept.keep_alive_s:g} s"
             )
             self._session.fail(error)
             raise error
 
     # ---- items
 
-    async def apply(self, tags: Iterable[Tag]) -> None:
+    async def apply(self, tags: Iterable[Tag]) -> bool:
         """Make the items those of ``tags``: what differs is deleted and created, every other item is left alone.
 
         Tags of the same well and node are one series and get one item; the first counts. A changed scaling factor takes
         effect at once, a changed deadband makes a new item. Tags that the server refuses are in ``refused``; applying
-        them again tries them again. Raises `DeviceError`; the session is of no use then.
+        them again tries them again. Returns whether items changed. Raises `DeviceError`; the session is of no use then.
         """
         wanted: dict[Series, Tag] = {}
         for tag in tags:
             wanted.setdefault((tag.well_id, tag.node_id), tag)
-        stale = [item for series, item in self._items.items() if not _serves(item, wanted.get(series))]
+        stale = [item for series, item in self._kept.items.items() if not _serves(item, wanted.get(series))]
+        self._kept.unsure = True
         await self._delete(stale)
-        for series, item in self._items.items():
+        for series, item in self._kept.items.items():
             self._adopt(item, wanted[series])
-        missing = [tag for series, tag in wanted.items() if series not in self._items]
-        self._note_refused(await self._create(missing))
+        missing = [tag for series, tag in wanted.items() if series not in self._kept.items]
+        refused = await self._create(missing)
+        self._kept.unsure = False
+        self._note_refused(refused)
+        return bool(stale) or len(missing) > len(refused)
 
-    def _adopt(self, item: _Item, tag: Tag) -> None:
+    def _adopt(self, item: Item, tag: Tag) -> None:
         """Let ``item`` stand for ``tag`` from now on."""
         if item.item_id is None or item.tag.scaling_factor != tag.scaling_factor:
-            self._handles.set(item.handle, self._tags.index_of(tag.well_id, tag.node_id), tag.scaling_factor)
+            self._kept.handles.set(item.handle, self._tags.index_of(tag.well_id, tag.node_id), tag.scaling_factor)
         item.tag = tag
 
-    async def _delete(self, items: Sequence[_Item]) -> None:
+    async def _delete(self, items: Sequence[Item]) -> None:
         while items:
-            batch = items[: self._items_a_call]
+            batch = items[: self._kept.items_a_call]
             ids = [item.item_id for item in batch if item.item_id is not None]
             done = await self._session.call(
-                "DeleteMonitoredItems", partial(delete_items, self._session.client, self.subscription_id, ids)
+                "DeleteMonitoredItems", partial(delete_items, self._session.client, self._kept.subscription_id, ids)
             )
             if not done:
                 self._halve()
                 continue
             for item in batch:
-                self._handles.remove(item.handle)
-                del self._items[item.tag.well_id, item.tag.node_id]
+                self._kept.handles.remove(item.handle)
+                del self._kept.items[item.tag.well_id, item.tag.node_id]
             items = items[len(batch) :]
 
-    async def _create(self, tags: Sequence[Tag]) -> list[_Item]:
+    async def _create(self, tags: Sequence[Tag]) -> list[Item]:
         """Create items for ``tags``; returns those that the server refused."""
-        refused: list[_Item] = []
+        refused: list[Item] = []
         unfiltered = 0
         while tags:
-            batch = [self._prepare(tag) for tag in tags[: self._items_a_call]]
+            batch = [self._prepare(tag) for tag in tags[: self._kept.items_a_call]]
+            self._last.add((self._tags.index_of(item.tag.well_id, item.tag.node_id) for item in batch), created=True)
             done = await self._session.call("CreateMonitoredItems", partial(self._create_batch, batch))
             if not done:
                 for item in batch:
-                    self._handles.remove(item.handle)
+                    self._kept.handles.remove(item.handle)
                 self._halve()
                 continue
             tags = tags[len(batch) :]
             for item in batch:
                 if item.item_id is not None:
-                    self._items[item.tag.well_id, item.tag.node_id] = item
+                    self._kept.items[item.tag.well_id, item.tag.node_id] = item
                     unfiltered += item.unfiltered
                 else:
-                    self._handles.remove(item.handle)
+                    self._kept.handles.remove(item.handle)
             refused += [item for item in batch if item.refused is not None]
         if unfiltered:
             log.warning("device refused deadbands, items report every change", **self._names, items=unfiltered)
         return refused
 
-    def _prepare(self, tag: Tag) -> _Item:
+    def _prepare(self, tag: Tag) -> Item:
         """Give the item its handle before the server can use it."""
-        self._last_handle += 1
-        item = _Item(tag, self._last_handle)
+        self._kept.last_handle += 1
+        item = Item(tag, self._kept.last_handle, raw_deadband(tag))
         self._adopt(item, tag)
         return item
 
     def _halve(self) -> None:
         """The server takes fewer operations a call than it says."""
-        if self._items_a_call == 1:
+        if self._kept.items_a_call == 1:
             raise DeviceError("the server finds a call with a single monitored item too large")
-        self._items_a_call = max(1, self._items_a_call // 2)
+        self._kept.items_a_call = max(1, self._kept.items_a_call // 2)
 
-    def _create_batch(self, batch: Sequence[_Item]) -> bool:
+    def _create_batch(self, batch: Sequence[Item]) -> bool:
         """In a worker thread: create the items, once more without deadband where the server refuses that."""
-        requests: list[tuple[_Item, Any]] = []
+        requests: list[tuple[Item, Any]] = []
         for item in batch:
             try:
                 requests.append((item, item_request(item.tag, item.handle, self._session.settings)))
             except ValueError:
                 item.refused = "BadNodeIdInvalid"
-        again: list[tuple[_Item, Any]] = []
+        again: list[tuple[Item, Any]] = []
         for attempt in (requests, again):
-            results = create_items(self._session.client, self.subscription_id, [request for _, request in attempt])
+            results = create_items(
+                self._session.client, self._kept.subscription_id, [request for _, request in attempt]
+            )
             if results is None and attempt is requests:
                 return False
             if results is None:
@@ -259,7 +241,7 @@ class Subscription:
                     item.refused = status_name(result.StatusCode.value)
         return True
 
-    def _note_refused(self, items: Sequence[_Item]) -> None:
+    def _note_refused(self, items: Sequence[Item]) -> None:
         """Show refused tags in ``refused`` and, where they are others than before, in one log line."""
         refused = [RefusedTag(item.tag.node_id, item.refused or "") for item in items]
         if refused and refused != self.refused:
@@ -273,6 +255,6 @@ class Subscription:
         return {"connection_id": str(spec.connection_id), "tenant_id": str(spec.tenant_id)}
 
 
-def _serves(item: _Item, tag: Tag | None) -> bool:
+def _serves(item: Item, tag: Tag | None) -> bool:
     """Whether the server's item is right for ``tag`` as it is."""
-    return tag is not None and raw_deadband(item.tag) == raw_deadband(tag)
+    return tag is not None and item.deadband == raw_deadband(tag)

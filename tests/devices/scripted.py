@@ -2,6 +2,7 @@
 
 It speaks OPC UA through python-opcua's codec, knows one subscription, and takes every item. ``answers`` replaces
 single services: a function from the request's parameters to a response, a status code for a fault, or `SILENCE`.
+Where ``remembers`` is set its session and subscription outlive a link, else a client that comes again starts anew.
 """
 
 import struct
@@ -21,6 +22,7 @@ SILENCE: Final = object()
 NONE_URI: Final = "http://opcfoundation.org/UA/SecurityPolicy#None"
 EPOCH: Final = 116_444_736_000_000_000
 _ITEM: Final = struct.Struct("<IBBdqq")
+_MARKED: Final = struct.Struct("<IBBdIqq")  # with a status
 
 
 class ScriptedDevice:
@@ -35,7 +37,13 @@ class ScriptedDevice:
         self.items: dict[int, int] = {}  # client handle by monitored item id
         self.channel_lifetime_ms = 3_600_000
         self.sequence = 0
+        self.subscription_id = 0
+        self.sent: dict[int, bytes] = {}  # notifications that are not acknowledged
+        self.remembers = False
+        self.republished: list[int] = []
+        self.sessions: set[int] = set()
         self.sessions_closed = 0
+        self.subscriptions_deleted: list[bool] = []
         self.hello: bytes | None = None
         self.changed = trio.Event()
         self.tokens: list[Any] = [_token("anonymous", ua.UserTokenType.Anonymous)]
@@ -43,7 +51,8 @@ class ScriptedDevice:
         self.secure = SecureConnection(ua.SecurityPolicy())
         self._stream: trio.SocketStream | None = None
         self._sending = trio.Lock()
-        self._next_item = 0
+        self._next_item = self._next_session = 0
+        self._asked_with = ua.NodeId()
 
     @property
     def url(self) -> str:
@@ -78,17 +87,36 @@ class ScriptedDevice:
 
     # ---- notifications
 
-    async def notify(self, values: dict[int, float], *, sequence: int | None = None) -> None:
-        """Answer the oldest Publish with values by client handle; waits until there is one."""
-        self.sequence = self.sequence + 1 if sequence is None else sequence
+    async def notify(
+        self,
+        values: dict[int, float],
+        *,
+        sequence: int | None = None,
+        missed: bool = False,
+        source_us: int | None = None,
+        overflow: bool = False,
+    ) -> None:
+        """Answer the oldest Publish with values by client handle; waits until there is one.
+
+        ``missed`` only puts it into the retransmission queue, as if its answer had been lost.
+        """
+        self.sequence = self.sequence % 0xFFFFFFFF + 1 if sequence is None else sequence
         now = EPOCH + time.time_ns() // 100
-        items = b"".join(_ITEM.pack(handle, 0x0D, 11, value, now, now) for handle, value in values.items())
+        source = now if source_us is None else EPOCH + source_us * 10
+        if overflow:
+            items = b"".join(
+                _MARKED.pack(handle, 0x0F, 11, value, 0x480, source, now) for handle, value in values.items()
+            )
+        else:
+            items = b"".join(_ITEM.pack(handle, 0x0D, 11, value, source, now) for handle, value in values.items())
         change = struct.pack("<i", len(values)) + items + struct.pack("<i", -1)
         extension = struct.pack("<BBHBi", 1, 0, 811, 1, len(change)) + change
-        await self.answer_publish(struct.pack("<BIqi", 0, self.sequence, now, 1) + extension)
+        self.sent[self.sequence] = struct.pack("<Iqi", self.sequence, now, 1) + extension
+        if not missed:
+            await self.answer_publish(b"\0" + self.sent[self.sequence])
 
     async def keep_alive(self) -> None:
-        await self.answer_publish(struct.pack("<BIqi", 0, self.sequence + 1, EPOCH, 0))
+        await self.answer_publish(struct.pack("<BIqi", 0, self.sequence % 0xFFFFFFFF + 1, EPOCH, 0))
 
     async def change_status(self, code: int) -> None:
         change = struct.pack("<IBBB", code, 0, 0, 0)  # status, no diagnostics
@@ -98,7 +126,7 @@ class ScriptedDevice:
     async def answer_publish(self, message: bytes) -> None:
         await self.until(lambda: bool(self.publishes))
         request_id, handle = self.publishes.popleft()
-        head = struct.pack("<BBHqIIBi3sIi", 1, 0, 829, EPOCH, handle, 0, 0, -1, b"\0\0\0", 1, 0)
+        head = struct.pack("<BBHqIIBi3sIi", 1, 0, 829, EPOCH, handle, 0, 0, -1, b"\0\0\0", self.subscription_id, 0)
         await self._send(head + message + struct.pack("<ii", -1, -1), request_id)
 
     async def refuse_publish(self, code: int) -> None:
@@ -122,7 +150,8 @@ class ScriptedDevice:
         self._stream = stream
         self.secure = SecureConnection(ua.SecurityPolicy())
         self.publishes.clear()
-        self.sequence = 0
+        if not self.remembers:
+            self.sessions.clear()
         buffer = bytearray()
         while received := await stream.receive_some():
             buffer += received
@@ -152,11 +181,18 @@ class ScriptedDevice:
         header = struct_from_binary(ua.RequestHeader, body)
         if service == "Publish":
             count = struct.unpack("<i", body.read(4))[0]
-            self.acknowledged += [struct.unpack("<II", body.read(8))[1] for _ in range(max(count, 0))]
+            numbers = [struct.unpack("<II", body.read(8))[1] for _ in range(max(count, 0))]
+            self.acknowledged += numbers
+            for number in numbers:
+                self.sent.pop(number, None)
             self.publishes.append((request_id, header.RequestHandle))
         elif service not in ("CloseSecureChannel",):
+            self._asked_with = header.AuthenticationToken
             answer = self._answer(service, body)
-            if isinstance(answer, int):
+            if isinstance(answer, bytes):
+                head = struct.pack("<BBHqIIBi3s", 1, 0, 835, EPOCH, header.RequestHandle, 0, 0, -1, b"\0\0\0")
+                await self._send(head + answer, request_id)
+            elif isinstance(answer, int):
                 await self._send(_fault(header.RequestHandle, answer), request_id)
             elif answer is not SILENCE:
                 answer.ResponseHeader.RequestHandle = header.RequestHandle
@@ -188,7 +224,9 @@ class ScriptedDevice:
     def _CreateSession(self, parameters: Any) -> Any:
         response = ua.CreateSessionResponse()
         response.Parameters.SessionId = ua.NodeId(1, 1)
-        response.Parameters.AuthenticationToken = ua.NodeId(2, 1)
+        self._next_session += 1
+        self.sessions.add(self._next_session)
+        response.Parameters.AuthenticationToken = ua.NodeId(self._next_session, 1)
         response.Parameters.RevisedSessionTimeout = parameters.RequestedSessionTimeout
         response.Parameters.ServerNonce = b"n" * 32
         endpoint = ua.EndpointDescription()
@@ -200,6 +238,8 @@ class ScriptedDevice:
         return response
 
     def _ActivateSession(self, parameters: Any) -> Any:
+        if self._asked_with.Identifier not in self.sessions:
+            return ua.StatusCodes.BadSessionIdInvalid
         self.identity = parameters.UserIdentityToken
         response = ua.ActivateSessionResponse()
         response.Parameters.ServerNonce = b"n" * 32
@@ -207,11 +247,44 @@ class ScriptedDevice:
 
     def _CreateSubscription(self, parameters: Any) -> Any:
         response = ua.CreateSubscriptionResponse()
-        response.Parameters.SubscriptionId = 1
+        self.subscription_id += 1
+        self.sequence = 0
+        self.sent.clear()
+        response.Parameters.SubscriptionId = self.subscription_id
         response.Parameters.RevisedPublishingInterval = parameters.RequestedPublishingInterval
         response.Parameters.RevisedLifetimeCount = parameters.RequestedLifetimeCount
         response.Parameters.RevisedMaxKeepAliveCount = parameters.RequestedMaxKeepAliveCount
         return response
+
+    def _TransferSubscriptions(self, parameters: Any) -> Any:
+        if not self.remembers:
+            return ua.StatusCodes.BadServiceUnsupported
+        response = ua.TransferSubscriptionsResponse()
+        for subscription_id in parameters.SubscriptionIds:
+            result = ua.TransferResult()
+            if subscription_id == self.subscription_id:
+                result.AvailableSequenceNumbers = list(self.sent)
+            else:
+                result.StatusCode = ua.StatusCode(ua.StatusCodes.BadSubscriptionIdInvalid)
+            response.Parameters.Results.append(result)
+        return response
+
+    def _ModifySubscription(self, parameters: Any) -> Any:
+        response = ua.ModifySubscriptionResponse()
+        response.Parameters.RevisedPublishingInterval = parameters.RequestedPublishingInterval
+        response.Parameters.RevisedLifetimeCount = parameters.RequestedLifetimeCount
+        response.Parameters.RevisedMaxKeepAliveCount = parameters.RequestedMaxKeepAliveCount
+        return response
+
+    def _DeleteSubscriptions(self, parameters: Any) -> Any:
+        response = ua.DeleteSubscriptionsResponse()
+        response.Results = [ua.StatusCode() for _ in parameters.SubscriptionIds]
+        return response
+
+    def _Republish(self, parameters: Any) -> Any:
+        number = parameters.RetransmitSequenceNumber
+        self.republished.append(number)
+        return self.sent.get(number, ua.StatusCodes.BadMessageNotAvailable)
 
     def _CreateMonitoredItems(self, parameters: Any) -> Any:
         response = ua.CreateMonitoredItemsResponse()
@@ -237,13 +310,15 @@ class ScriptedDevice:
 
     def _CloseSession(self, parameters: Any) -> Any:
         self.sessions_closed += 1
+        self.sessions.discard(self._asked_with.Identifier)
+        self.subscriptions_deleted.append(parameters)
         return ua.CloseSessionResponse()
 
 
 def _parameters(service: str, body: Buffer) -> Any:
-    """The request's parameters; CloseSession has none that matter."""
+    """The request's parameters; those of CloseSession are whether subscriptions are deleted."""
     if service == "CloseSession":
-        return None
+        return body.read(1) != b"\0"
     return struct_from_binary(getattr(ua, f"{service}Parameters"), body)
 
 

@@ -1,0 +1,103 @@
+"""A subscription as it is on the server, kept over the sessions that use it.
+
+Owns what a later session needs to go on with it: id, items with their handles, and the `Intake`. Sends nothing; the
+connection holds it, `scada_trio.opcua.subscription` changes its items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from scada_trio.losses import RememberedSubscription
+from scada_trio.opcua.intake import Intake
+from scada_trio.opcua.notifications import HandleMap
+from scada_trio.opcua.sequence import after
+from scada_trio.readings import Tag, TagTable
+
+Series = tuple[UUID, str]
+
+
+@dataclass(slots=True)
+class Item:
+    """One tag's monitored item; ``item_id`` is the server's number for it, None until it exists.
+
+    ``deadband`` is what was asked for in the device's unit, None for none; ``unfiltered``: the server refused it.
+    """
+
+    tag: Tag
+    handle: int
+    deadband: float | None = None
+    item_id: int | None = None
+    refused: str | None = None
+    unfiltered: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class KeptSubscription:
+    """``keep_alive_s`` is the revised keep-alive period, ``server_started_us`` 0 where the server does not tell.
+
+    ``unsure`` while a call runs that changes items: broken off, it leaves items that nobody knows of.
+    """
+
+    endpoint_url: str
+    subscription_id: int
+    keep_alive_s: float
+    intake: Intake
+    items_a_call: int
+    server_started_us: int = 0
+    items: dict[Series, Item] = field(default_factory=dict)
+    handles: HandleMap = field(default_factory=HandleMap)
+    last_handle: int = 0
+    unsure: bool = False
+    recalled: bool = False  # from an earlier process: what the server revised is not known
+
+    def to_remember(self) -> RememberedSubscription:
+        """What a later process needs to take it over."""
+        items = {
+            item.handle: (*series, item.item_id) for series, item in self.items.items() if item.item_id is not None
+        }
+        return RememberedSubscription(
+            self.endpoint_url,
+            self.subscription_id,
+            self.intake.accepted_until,
+            items,
+            self.server_started_us,
+            self.intake.heard_us,
+            {item.handle: item.deadband for item in self.items.values() if item.deadband is not None},
+        )
+
+
+def recall(
+    remembered: RememberedSubscription,
+    wanted: Mapping[Series, Tag],
+    table: TagTable,
+    intake: Intake,
+    *,
+    keep_alive_s: float,
+    items_a_call: int,
+) -> KeptSubscription:
+    """The subscription of an earlier process. Values of tags that are not ``wanted`` any more are of no use: their
+    factor is not known.
+    """
+    kept = KeptSubscription(
+        remembered.endpoint_url,
+        remembered.subscription_id,
+        keep_alive_s,
+        intake,
+        items_a_call,
+        remembered.server_started_us,
+        recalled=True,
+    )
+    intake.expected = after(remembered.last_sequence)
+    intake.heard_us = remembered.heard_us
+    for handle, (well_id, node_id, item_id) in remembered.items.items():
+        series = (well_id, node_id)
+        tag = wanted.get(series)
+        item_tag = tag if tag is not None else Tag(UUID(int=0), well_id, node_id)
+        kept.items[series] = Item(item_tag, handle, remembered.deadbands.get(handle), item_id)
+        kept.last_handle = max(kept.last_handle, handle)
+        if tag is not None:
+            kept.handles.set(handle, table.index_of(well_id, node_id), tag.scaling_factor)
+    return kept
