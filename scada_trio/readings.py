@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
@@ -94,6 +94,10 @@ class ReadingBlock:
     def __len__(self) -> int:
         return len(self.tag)
 
+    def select(self, which: NDArray[np.bool_]) -> ReadingBlock:
+        """The readings where ``which``, one for each reading, is true; copied."""
+        return ReadingBlock(self.tag[which], self.time_us[which], self.value[which], self.quality[which])
+
     @staticmethod
     def concatenate(blocks: Iterable[ReadingBlock]) -> ReadingBlock:
         """All readings of ``blocks`` in order, copied; a single block is returned as it is."""
@@ -144,13 +148,19 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What became of a batch's readings; ``already`` where an earlier attempt had committed it."""
+    """What became of a batch's readings; ``already`` where an earlier attempt had committed it.
+
+    ``quarantined_tag`` int32, the series of each quarantined reading (empty where ``already``), and ``reason`` why the
+    first of them was refused.
+    """
 
     inserted: int
     duplicates: int = 0
     replaced: int = 0
     quarantined: int = 0
     already: bool = False
+    quarantined_tag: NDArray[np.int32] = field(default_factory=lambda: EMPTY_BLOCK.tag, compare=False, repr=False)
+    reason: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

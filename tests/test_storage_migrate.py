@@ -68,17 +68,29 @@ def test_two_at_once(postgres: PostgresServer) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(len(report.applied) for report in reports) == [0, 0, 4]
+    assert sorted(len(report.applied) for report in reports) == [0, 0, 5]
 
 
 def test_an_interrupted_migration_is_taken_up(postgres: PostgresServer) -> None:
     """Killed after its work and before its record, a migration runs again and does no harm."""
     url = postgres.create_tenant()
     fetch(url, "DELETE FROM scada_migrations")
-    assert len(migrate_tenant(url).applied) == 4
+    assert len(migrate_tenant(url).applied) == 5
     url = postgres.create_master()
     fetch(url, "DELETE FROM scada_migrations")
     assert migrate_master(url) == ["master-0001-configuration"]
+
+
+@pytest.mark.parametrize("relation", ["TABLE scada_readings", "TABLE scada_loss", "VIEW scada_readings_daily"])
+def test_what_was_dropped_is_made_again(postgres: PostgresServer, relation: str) -> None:
+    """The record that it was made once does not keep it from being made, and the rest stays as it is."""
+    url = postgres.create_tenant()
+    fetch(url, "INSERT INTO scada_ingest_cursor (journal_id, last_seq) VALUES (gen_random_uuid(), 7)")
+    fetch(url, f"DROP {relation} CASCADE")
+    assert migrate_tenant(url).applied
+    assert fetch(url, "SELECT to_regclass(%s) IS NOT NULL", relation.split()[1]) == [(True,)]
+    assert fetch(url, "SELECT last_seq FROM scada_ingest_cursor") == [(7,)]
+    assert migrate_tenant(url).applied == ()
 
 
 def test_tables_of_another_application_are_left_alone(postgres: PostgresServer) -> None:

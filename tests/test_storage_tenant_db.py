@@ -11,7 +11,7 @@ import pytest
 import trio
 from pydantic import SecretStr
 
-from scada_trio.errors import BatchRejected, DatabaseMisconfigured, DatabaseUnavailable
+from scada_trio.errors import DatabaseMisconfigured, DatabaseUnavailable
 from scada_trio.readings import EMPTY_BLOCK, Quality, ReadingBlock, TagTable, WriteResult
 from scada_trio.storage.tenant_db import TenantWriter, maintain_partitions, open_tenant_writer
 from tests.fix_postgres import PostgresServer, fetch
@@ -104,30 +104,6 @@ async def test_an_empty_batch_moves_the_cursor(tenant_url: SecretStr) -> None:
     async with _open(tenant_url) as writer:
         assert await writer.write(batch(4, EMPTY_BLOCK), BUFFER) == WriteResult(inserted=0)
         assert await writer.committed_sequence(BUFFER) == 4
-
-
-@pytest.mark.parametrize(
-    ("node_id", "time_us", "sqlstate"),
-    [
-        ("ns=2;s=a\0b", NOON_US, "22021"),
-        ("ns=2;s=\ud800", NOON_US, "22021"),
-        ("ns=2;s=ok", -(2**62), "22008"),
-        ("".join(chr(33 + (i * i * 7919 + i) % 8000) for i in range(4000)), NOON_US, "54000"),
-    ],
-)
-async def test_rows_that_the_database_does_not_take(
-    tenant_url: SecretStr, node_id: str, time_us: int, sqlstate: str
-) -> None:
-    """Such a batch is rejected whole; the next one is written on the same connection."""
-    tags = tag_table(1)
-    tags.index_of(WELL, node_id)
-    async with _open(tenant_url, tags) as writer:
-        with pytest.raises(BatchRejected) as caught:
-            await writer.write(batch(1, block((0, NOON_US, 1.0, GOOD), (1, time_us, 1.0, GOOD))), BUFFER)
-        assert caught.value.sqlstate == sqlstate
-        assert await writer.committed_sequence(BUFFER) == 0
-        assert (await writer.write(batch(1, block((0, NOON_US, 1.0, GOOD))), BUFFER)).inserted == 1
-    assert count_rows(tenant_url) == 1
 
 
 async def test_a_database_that_is_not_migrated(postgres: PostgresServer) -> None:
@@ -242,16 +218,29 @@ async def test_partitions_are_made_ahead(tenant_url: SecretStr) -> None:
 
 async def test_readings_of_any_time_are_taken_and_moved_to_their_day(tenant_url: SecretStr) -> None:
     """A reading from far away lies in the default partition until maintenance makes its day, and is never refused."""
-    old = [_today_us(tenant_url, -40) + 1, _today_us(tenant_url, -39) - 1, _today_us(tenant_url, -10)]
-    far = [_today_us(tenant_url, 4000), 0]
-    readings = ReadingBlock.concatenate([block((0, time_us, 1.0, GOOD)) for time_us in old + far])
+    days = [-40, -40, -39, -10, -800]  # the last one is past retention
+    moments = [_today_us(tenant_url, day) + moment for day, moment in zip(days, [1, 2, -1, 0, 0], strict=True)]
+    readings = ReadingBlock.concatenate([block((0, time_us, 1.0, GOOD)) for time_us in moments])
     async with _open(tenant_url) as writer:
         await writer.write(batch(1, readings), BUFFER)
     assert fetch(tenant_url, "SELECT count(*) FROM scada_readings_default") == [(5,)]
-    # 1970 is past retention
     assert await maintain_partitions(tenant_url, connect_timeout_s=5) == (2, 0)
-    assert fetch(tenant_url, "SELECT count(*) FROM scada_readings_default") == [(1,)]
+    assert fetch(tenant_url, "SELECT count(*) FROM scada_readings_default") == [(0,)]
     assert count_rows(tenant_url) == 4
+
+
+async def test_cursors_of_journals_that_are_gone(tenant_url: SecretStr) -> None:
+    """A journal that wrote nothing for a year is forgotten; the others are not."""
+    async with _open(tenant_url) as writer:
+        await writer.write(batch(1, EMPTY_BLOCK), BUFFER)
+        await writer.write(batch(1, EMPTY_BLOCK), WELL)
+    fetch(
+        tenant_url,
+        "UPDATE scada_ingest_cursor SET updated_at = now() - INTERVAL '367 days' WHERE journal_id = %s",
+        WELL,
+    )
+    await maintain_partitions(tenant_url, connect_timeout_s=5)
+    assert fetch(tenant_url, "SELECT journal_id FROM scada_ingest_cursor") == [(BUFFER,)]
 
 
 async def test_partitions_past_retention_are_dropped(tenant_url: SecretStr) -> None:

@@ -115,17 +115,22 @@ _ERRORS: Final[Mapping[str, type[DatabaseError]]] = {
     "22": BatchRejected,  # data exception
     "23": BatchRejected,  # integrity constraint violation
     "25006": DatabaseUnavailable,  # read-only: a standby during a failover
+    "25P03": DatabaseUnavailable,  # idle in a transaction for too long: the network stood still
+    "25P04": DatabaseUnavailable,  # transaction timeout
     "28": DatabaseMisconfigured,  # login refused
     "3D000": DatabaseMisconfigured,  # no such database
     "3F000": DatabaseMisconfigured,  # no such schema
     "40": DatabaseUnavailable,  # serialization failure, deadlock
     "42": DatabaseMisconfigured,  # undefined table or column, missing privilege
+    "44": BatchRejected,  # a view's check option
     "53": DatabaseUnavailable,  # out of connections, memory, disk
     "54": BatchRejected,  # a node id too long for the index
     "55P03": DatabaseUnavailable,  # lock not available in time
     "57": DatabaseUnavailable,  # shutting down, starting, statement timeout
     "58": DatabaseUnavailable,  # I/O error on the server
+    "P0001": BatchRejected,  # RAISE EXCEPTION in an application's trigger
 }
+REFUSALS_OF_ROWS: Final = tuple(state for state, kind in _ERRORS.items() if kind is BatchRejected)
 _NOT_MIGRATED: Final = frozenset({"42P01", "42703", "42883"})  # no such table, column, function
 # libpq tells no SQLSTATE for a connection that was refused; its texts in English do (fe-auth.c, postmaster.c).
 _REFUSALS: Final = (
@@ -137,6 +142,9 @@ _REFUSALS: Final = (
     ("certificate verify failed", "28000"),
     ("root certificate file", "28000"),
     ("server does not support SSL", "28000"),
+    ("too many connections for", "53300"),
+    ("too many clients already", "53300"),
+    ("remaining connection slots are reserved", "53300"),
 )
 _MISSING: Final = (("role", "28000"), ("database", "3D000"))
 

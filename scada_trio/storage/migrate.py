@@ -25,6 +25,10 @@ Flavour = Literal["timescaledb", "native"]
 _DIRECTORY: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x5CADA  # advisory lock of whoever migrates this database; freed with its connection
 _TABLES: Final = "SELECT table_name::text FROM information_schema.tables WHERE table_schema = current_schema"
+_TENANT_RELATIONS: Final = (
+    *("scada_readings", "scada_readings_hourly", "scada_readings_daily", "scada_readings_monthly"),
+    *("scada_ingest_cursor", "scada_quarantine", "scada_loss"),
+)
 _CONNECT_TIMEOUT_S: Final = 10.0
 _STATEMENT_TIMEOUT_S: Final = 3600.0
 
@@ -46,14 +50,15 @@ def migrate_master(url: SecretStr) -> list[str]:
 def migrate_tenant(url: SecretStr, flavour: Flavour | None = None) -> MigrationReport:
     """Bring a tenant's database up to date; blocks; raises `DatabaseError`.
 
-    Without ``flavour``: TimescaleDB where its extension can be had, unless an ordinary or natively partitioned
-    ``scada_readings`` is there already, which then stays what it is.
+    A table or view that was dropped is made again, empty. Without ``flavour``: TimescaleDB where its extension can be
+    had, unless an ordinary or natively partitioned ``scada_readings`` is there already, which then stays what it is.
     """
     with _locked(url) as connection:
         with translated():
             flavour = flavour or _choose_flavour(connection)
             if flavour == "timescaledb":
                 connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+            _forget_if_dropped(connection)
         applied = _apply(url, "tenant")
         applied += _apply(url, "tenant_timescale" if flavour == "timescaledb" else "tenant_native")
     return MigrationReport(tuple(applied), flavour)
@@ -85,6 +90,19 @@ def _choose_flavour(connection: Connection) -> Flavour:
            WHERE format('%I.%I', hypertable_schema, hypertable_name)::regclass = to_regclass('scada_readings'))""",
     )
     return "timescaledb" if hypertable else "native"
+
+
+def _forget_if_dropped(connection: Connection) -> None:
+    """Where something is missing that was made once, forget that it was: every migration makes what is missing only."""
+    if _one(connection, "SELECT to_regclass('scada_migrations') IS NULL"):
+        return
+    last_id = max(migration.id for migration in read_migrations(str(_DIRECTORY / "tenant")))
+    done = connection.execute("SELECT FROM scada_migrations WHERE migration_id = %s", [last_id]).fetchone()
+    missing = connection.execute(
+        "SELECT FROM unnest(%s::text[]) AS n WHERE to_regclass(n) IS NULL", [list(_TENANT_RELATIONS)]
+    )
+    if done is not None and missing.fetchone() is not None:
+        connection.execute("DELETE FROM scada_migrations WHERE migration_id LIKE 'tenant-%'")
 
 
 def _one(connection: Connection, query: str) -> Any:

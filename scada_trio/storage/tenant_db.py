@@ -1,44 +1,55 @@
 """Writing one tenant's readings: each batch in one transaction with the cursor that remembers it.
 
-Owns the tenant's writing connection and the SQL of ``scada_readings`` and ``scada_ingest_cursor``. Knows no buffer and
+Owns the tenant's writing connection and the SQL of ``scada_readings`` and ``scada_ingest_cursor``. Knows no journal and
 no retry: the tenant's writer stage opens a `TenantWriter`, gives it batches one at a time and closes it.
 
     BEGIN ─► move the cursor to the batch's sequence ─► COPY ─► COMMIT
                 │ it stands there already: nothing to do     │ UniqueViolation: again, through a staging table
+                                                             │ other rows refused: again, row by row (`sifting`)
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, LiteralString
 from uuid import UUID
 
+import numpy as np
+import psycopg
 import trio
 from psycopg import errors
 from pydantic import SecretStr
 
-from scada_trio.errors import DatabaseMisconfigured
-from scada_trio.readings import Batch, TagTable, WriteResult
-from scada_trio.storage.connect import Connection, open_connection, run_cancellable
+from scada_trio.errors import BatchRejected, DatabaseMisconfigured
+from scada_trio.losses import Loss
+from scada_trio.readings import Batch, ReadingBlock, TagTable, WriteResult
+from scada_trio.storage.connect import Connection, open_connection, run_cancellable, translate
 from scada_trio.storage.copy import COPY_COLUMNS, EncodedRows, RowTemplates, encode_rows
+from scada_trio.storage.losses import store_losses
+from scada_trio.storage.quarantine import Origin, Refused, keep
+from scada_trio.storage.sifting import sift, split_texts, split_times
 
-_TABLES: Final = ("scada_readings", "scada_ingest_cursor")
+_TABLES: Final = ("scada_readings", "scada_ingest_cursor", "scada_quarantine", "scada_loss")
 
 # The row lock makes a second attempt wait for a first whose commit is in doubt; no row back: it did commit.
 _MOVE_CURSOR: Final = """
-    INSERT INTO scada_ingest_cursor AS c (journal_id, last_seq, inserted, duplicates, replaced)
-    VALUES (%(buffer)s, %(sequence)s, %(inserted)s, %(duplicates)s, %(replaced)s)
+    INSERT INTO scada_ingest_cursor AS c (journal_id, last_seq, inserted, duplicates, replaced, quarantined)
+    VALUES (%(journal)s, %(sequence)s, %(inserted)s, %(duplicates)s, %(replaced)s, %(quarantined)s)
     ON CONFLICT (journal_id) DO UPDATE SET last_seq = excluded.last_seq, inserted = excluded.inserted,
-        duplicates = excluded.duplicates, replaced = excluded.replaced, updated_at = now()
+        duplicates = excluded.duplicates, replaced = excluded.replaced, quarantined = excluded.quarantined,
+        updated_at = now()
     WHERE c.last_seq < excluded.last_seq
     RETURNING true"""
 _AMEND_CURSOR: Final = """
-    UPDATE scada_ingest_cursor SET inserted = %(inserted)s, duplicates = %(duplicates)s, replaced = %(replaced)s
-    WHERE journal_id = %(buffer)s"""
+    UPDATE scada_ingest_cursor SET inserted = %(inserted)s, duplicates = %(duplicates)s, replaced = %(replaced)s,
+        quarantined = %(quarantined)s
+    WHERE journal_id = %(journal)s"""
 _READ_CURSOR: Final = """
-    SELECT last_seq, inserted, duplicates, replaced FROM scada_ingest_cursor WHERE journal_id = %s"""
+    SELECT last_seq, inserted, duplicates, replaced, quarantined FROM scada_ingest_cursor WHERE journal_id = %s"""
+# Of journals that are gone for good, so that the table stays small; one that comes back is merged, not written twice.
+_FORGET_CURSORS: Final = "DELETE FROM scada_ingest_cursor WHERE updated_at < now() - INTERVAL '1 year'"
 
 _COPY: Final = f"COPY scada_readings ({COPY_COLUMNS}) FROM STDIN (FORMAT BINARY)"
 _COPY_STAGING: Final = f"COPY scada_staging ({COPY_COLUMNS}) FROM STDIN (FORMAT BINARY)"
@@ -89,25 +100,33 @@ class TenantWriter:
 
     def __init__(self, connection: Connection, tags: TagTable, limiter: trio.CapacityLimiter) -> None:
         self._connection = connection
+        self._tags = tags
         self._templates = RowTemplates(tags)
         self._limiter = limiter
 
-    async def committed_sequence(self, buffer_id: UUID) -> int:
-        """The sequence of the last batch of that buffer in the database; 0 where there is none."""
-        row = await run_cancellable(self._connection, _read_cursor, buffer_id, limiter=self._limiter)
+    async def committed_sequence(self, journal_id: UUID) -> int:
+        """The sequence of the last batch of that journal in the database; 0 where there is none."""
+        row = await run_cancellable(self._connection, _read_cursor, journal_id, limiter=self._limiter)
         return 0 if row is None else row.sequence
 
-    async def write(self, batch: Batch, buffer_id: UUID) -> WriteResult:
-        """Write and commit, exactly once for each ``(buffer_id, batch.sequence)``, whatever broke an earlier attempt.
+    async def write(self, batch: Batch, journal_id: UUID) -> WriteResult:
+        """Write and commit, exactly once for each ``(journal_id, batch.sequence)``, whatever broke an earlier attempt.
 
         Readings that are stored already are counted as duplicates; where the stored one of the same series and time
-        differs, the batch's is stored instead and counted as replaced. ``inserted + duplicates + replaced`` is the
-        length of the batch. ``already`` tells that an earlier attempt had committed it; the counts are that one's.
+        differs, the batch's is stored instead and counted as replaced. What the database does not take, and what has
+        an impossible time, goes to ``scada_quarantine`` in the same transaction. ``inserted + duplicates + replaced +
+        quarantined`` is the length of the batch. ``already`` tells that an earlier attempt had committed it; the
+        counts are that one's.
 
-        Raises `DatabaseUnavailable` (the commit may be in doubt: write the same batch again), `BatchRejected`
-        (nothing is stored, the connection goes on), `DatabaseMisconfigured`. A cancelled call has rolled back.
+        Raises `DatabaseUnavailable` (the commit may be in doubt: write the same batch again), `DatabaseMisconfigured`.
+        A cancelled call has rolled back.
         """
-        return await run_cancellable(self._connection, _write, batch, buffer_id, self._templates, limiter=self._limiter)
+        work = _Work(batch, Origin(journal_id, batch.sequence), self._tags, self._templates)
+        return await run_cancellable(self._connection, _write, work, limiter=self._limiter)
+
+    async def write_losses(self, losses: Sequence[tuple[int, Loss]], journal_id: UUID) -> None:
+        """Store losses, each once for its number in the journal; raises as `write` does."""
+        await run_cancellable(self._connection, store_losses, losses, journal_id, limiter=self._limiter)
 
 
 async def maintain_partitions(
@@ -115,9 +134,10 @@ async def maintain_partitions(
 ) -> tuple[int, int]:
     """Make the partitions of yesterday to three days ahead and drop those past retention: (made, dropped).
 
-    For every hour. (0, 0) where TimescaleDB or somebody else's ordinary table keeps the readings. Readings of a day
-    without a partition are in the default partition meanwhile and are moved when theirs is made. Waits 5 s at most
-    for a lock that a query holds. Raises `DatabaseError`.
+    For every hour. Forgets the cursors of journals that wrote nothing for a year, too. (0, 0) where TimescaleDB or
+    somebody else's ordinary table keeps the readings. Readings of a day without a partition are in the default
+    partition meanwhile and are moved when theirs is made. Waits 5 s at most for a lock that a query holds.
+    Raises `DatabaseError`.
     """
     limiter = trio.CapacityLimiter(1)
     connection = await open_connection(
@@ -142,68 +162,135 @@ class _Cursor:
     inserted: int
     duplicates: int
     replaced: int
+    quarantined: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """A batch to be written, and what its numbers mean."""
+
+    batch: Batch
+    origin: Origin
+    tags: TagTable
+    templates: RowTemplates
 
 
 def _check_schema(connection: Connection) -> None:
     for table in _TABLES:
-        found = connection.execute("SELECT to_regclass(%s)", [table]).fetchone()
-        if found is None or found[0] is None:
+        if not _exists(connection, table):
             raise DatabaseMisconfigured(f"table {table} does not exist: not migrated, run scada-trio migrate", "42P01")
 
 
-def _read_cursor(connection: Connection, buffer_id: UUID) -> _Cursor | None:
-    row = connection.execute(_READ_CURSOR, [buffer_id]).fetchone()
+def _exists(connection: Connection, table: str) -> bool:
+    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _read_cursor(connection: Connection, journal_id: UUID) -> _Cursor | None:
+    row = connection.execute(_READ_CURSOR, [journal_id]).fetchone()
     return None if row is None else _Cursor(*row)
 
 
-def _write(connection: Connection, batch: Batch, buffer_id: UUID, templates: RowTemplates) -> WriteResult:
-    rows = encode_rows(batch.readings, templates)
-    result = WriteResult(inserted=rows.rows, duplicates=rows.duplicates, replaced=rows.replaced)
+def _write(connection: Connection, work: _Work) -> WriteResult:
+    readings, refused = split_times(connection, work.batch.readings)
+    rows = encode_rows(readings, work.templates)
+    result = _with_refused(WriteResult(rows.rows, rows.duplicates, rows.replaced), refused)
     try:
         with connection.transaction():
-            if not _move_cursor(connection, buffer_id, batch.sequence, result):
-                return _earlier_result(connection, buffer_id, batch)
+            if not _move_cursor(connection, work.origin, result):
+                return _earlier_result(connection, work)
+            keep(connection, refused, work.tags, work.origin)
             _copy(connection, _COPY, rows)
         return result
     except errors.UniqueViolation:
-        return _write_merging(connection, batch.sequence, buffer_id, rows)
+        try:
+            return _write_merging(connection, work, rows, refused)
+        except psycopg.Error as error:
+            if not _is_rows_fault(error):
+                raise
+    except psycopg.Error as error:
+        if not _is_rows_fault(error):
+            raise
+    return _write_sifting(connection, work, readings, refused)
 
 
-def _write_merging(connection: Connection, sequence: int, buffer_id: UUID, rows: EncodedRows) -> WriteResult:
+def _is_rows_fault(error: psycopg.Error) -> bool:
+    """Whether other rows might be taken; a unique index that is not ours lets no `_MERGE` through."""
+    return isinstance(error, errors.InvalidColumnReference) or isinstance(translate(error), BatchRejected)
+
+
+def _write_merging(connection: Connection, work: _Work, rows: EncodedRows, refused: list[Refused]) -> WriteResult:
     """The same where some rows are stored already; half as fast."""
     with connection.transaction():
-        _move_cursor(connection, buffer_id, sequence, WriteResult(inserted=0))
+        _move_cursor(connection, work.origin, WriteResult(inserted=0))
+        keep(connection, refused, work.tags, work.origin)
         connection.execute(_CREATE_STAGING)
         _copy(connection, _COPY_STAGING, rows)
         inserted, replaced = connection.execute(_MERGE).fetchone() or (0, 0)
-        result = WriteResult(
+        counted = WriteResult(
             inserted=inserted,
             duplicates=rows.duplicates + rows.rows - inserted - replaced,
             replaced=rows.replaced + replaced,
         )
-        connection.execute(_AMEND_CURSOR, _cursor_values(buffer_id, result))
+        result = _with_refused(counted, refused)
+        connection.execute(_AMEND_CURSOR, _cursor_values(work.origin, result))
     return result
 
 
-def _move_cursor(connection: Connection, buffer_id: UUID, sequence: int, result: WriteResult) -> bool:
-    values = _cursor_values(buffer_id, result) | {"sequence": sequence}
-    return connection.execute(_MOVE_CURSOR, values).fetchone() is not None
+def _write_sifting(connection: Connection, work: _Work, readings: ReadingBlock, refused: list[Refused]) -> WriteResult:
+    """The same where some rows are refused."""
+    with connection.transaction():
+        _move_cursor(connection, work.origin, WriteResult(inserted=0))
+        readings, no_text = split_texts(connection, readings, work.tags)
+        refused = refused + no_text
+        rows = encode_rows(readings, work.templates)
+        keep(connection, refused, work.tags, work.origin)
+        sifted = sift(connection, rows, work.tags, work.origin)
+        counted = WriteResult(
+            inserted=sifted.inserted,
+            duplicates=rows.duplicates + rows.rows - sifted.inserted - sifted.replaced - len(sifted.tag),
+            replaced=rows.replaced + sifted.replaced,
+            quarantined=len(sifted.tag),
+            quarantined_tag=sifted.tag,
+            reason=sifted.reason,
+        )
+        result = _with_refused(counted, refused)
+        connection.execute(_AMEND_CURSOR, _cursor_values(work.origin, result))
+    return result
 
 
-def _cursor_values(buffer_id: UUID, result: WriteResult) -> dict[str, object]:
+def _with_refused(result: WriteResult, refused: list[Refused]) -> WriteResult:
+    """``result`` with the readings that were not sent counted as quarantined."""
+    if not refused:
+        return result
+    return replace(
+        result,
+        quarantined=result.quarantined + sum(len(part.readings) for part in refused),
+        quarantined_tag=np.concatenate([result.quarantined_tag, *(part.readings.tag for part in refused)]),
+        reason=f"{refused[0].reason} (SQLSTATE {refused[0].sqlstate})",
+    )
+
+
+def _move_cursor(connection: Connection, origin: Origin, result: WriteResult) -> bool:
+    return connection.execute(_MOVE_CURSOR, _cursor_values(origin, result)).fetchone() is not None
+
+
+def _cursor_values(origin: Origin, result: WriteResult) -> dict[str, object]:
     return {
-        "buffer": buffer_id,
+        "journal": origin.journal_id,
+        "sequence": origin.sequence,
         "inserted": result.inserted,
         "duplicates": result.duplicates,
         "replaced": result.replaced,
+        "quarantined": result.quarantined,
     }
 
 
-def _earlier_result(connection: Connection, buffer_id: UUID, batch: Batch) -> WriteResult:
-    cursor = _read_cursor(connection, buffer_id)
-    if cursor is None or cursor.sequence != batch.sequence:
-        return WriteResult(inserted=len(batch), already=True)
-    return WriteResult(cursor.inserted, cursor.duplicates, cursor.replaced, already=True)
+def _earlier_result(connection: Connection, work: _Work) -> WriteResult:
+    cursor = _read_cursor(connection, work.origin.journal_id)
+    if cursor is None or cursor.sequence != work.origin.sequence:
+        return WriteResult(inserted=len(work.batch), already=True)
+    return WriteResult(cursor.inserted, cursor.duplicates, cursor.replaced, cursor.quarantined, already=True)
 
 
 def _copy(connection: Connection, statement: LiteralString, rows: EncodedRows) -> None:
@@ -214,6 +301,8 @@ def _copy(connection: Connection, statement: LiteralString, rows: EncodedRows) -
 
 
 def _maintain(connection: Connection) -> tuple[int, int]:
+    if _exists(connection, "scada_ingest_cursor"):
+        connection.execute(_FORGET_CURSORS)
     found = connection.execute("SELECT to_regprocedure('scada_maintain_partitions(integer, interval)')").fetchone()
     if found is None or found[0] is None:
         return 0, 0

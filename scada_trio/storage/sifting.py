@@ -1,0 +1,253 @@
+"""A batch that the database refused, taken apart: rows at fault go to the quarantine, the others are stored.
+
+Owns how the rows at fault are found. The tenant's writer calls it within the batch's transaction, in its worker thread.
+
+    COPY refused ─► staged ─► inserted in runs of 128 ─► refused run ─► each row by itself ─► refused ─► quarantine
+
+However many rows are at fault, a batch costs one savepoint a row and one a run at the most.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import errors, sql
+
+from scada_trio.readings import EMPTY_BLOCK, ReadingBlock, TagTable
+from scada_trio.storage.connect import REFUSALS_OF_ROWS, Connection
+from scada_trio.storage.copy import COPY_COLUMNS, EncodedRows
+from scada_trio.storage.quarantine import Origin, Refused
+
+FIRST_TIME_US: Final = 946_684_800_000_000  # 2000-01-01 UTC; a clock that says less was never set
+AHEAD_US: Final = 7 * 86_400_000_000  # of now; a clock that is this far ahead is wrong
+
+_TIME: Final = ("22008", "timestamp out of range")
+_NOT_TEXT: Final = ("22021", "the node id is no text that PostgreSQL can store")
+_AT_ONCE: Final = 5_000  # rows of one statement, so that its time limit is not the batch's
+
+_CREATE_STAGING: Final = """
+    CREATE TEMPORARY TABLE scada_sift (n integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        timestamp timestamptz NOT NULL, value float8 NOT NULL, well_id uuid NOT NULL, tag_node_id text NOT NULL,
+        quality text NOT NULL, origin bigint, sqlstate text, reason text) ON COMMIT DROP"""
+_COPY_STAGING: Final = f"COPY scada_sift ({COPY_COLUMNS}) FROM STDIN (FORMAT BINARY)"
+
+# What becomes of a row that is there already; a table of another application may have no index that tells.
+_REPLACING: Final = sql.SQL(
+    """ON CONFLICT (well_id, tag_node_id, timestamp) DO UPDATE SET value = excluded.value, quality = excluded.quality
+    WHERE (r.value, r.quality) IS DISTINCT FROM (excluded.value, excluded.quality)"""
+)
+_KEEPING: Final = sql.SQL("ON CONFLICT (well_id, tag_node_id, timestamp) DO NOTHING")
+_COLUMNS: Final = sql.SQL(COPY_COLUMNS)
+_EXPLAIN: Final = sql.SQL(
+    "EXPLAIN INSERT INTO scada_readings ({columns}) SELECT {columns} FROM scada_sift {conflict}"
+).format(columns=_COLUMNS, conflict=_KEEPING)
+
+_CREATE_MERGE: Final = sql.SQL("""
+    CREATE OR REPLACE FUNCTION pg_temp.scada_merge(first_n integer, last_n integer,
+        OUT inserted bigint, OUT replaced bigint) LANGUAGE sql AS $$
+        WITH merged AS (
+            INSERT INTO scada_readings AS r ({columns}) SELECT {columns} FROM scada_sift
+            WHERE n BETWEEN first_n AND last_n {conflict}
+            RETURNING r.created_at = now() AS new)
+        SELECT count(*) FILTER (WHERE new), count(*) FILTER (WHERE new IS NOT TRUE) FROM merged
+    $$""")
+# Runs of rows, each in a savepoint; a refused run again row by row. What is no row's fault, no disk say, ends it.
+_CREATE_SIFT: Final = """
+    CREATE OR REPLACE FUNCTION pg_temp.scada_sift(first_n integer, last_n integer, refusals text[],
+        OUT inserted bigint, OUT replaced bigint) LANGUAGE plpgsql AS $$
+    DECLARE
+        run_end integer;
+        done record;
+        state text;
+        why text;
+    BEGIN
+        inserted := 0;
+        replaced := 0;
+        FOR run_start IN first_n..last_n BY 128 LOOP
+            run_end := least(run_start + 127, last_n);
+            BEGIN
+                SELECT * INTO done FROM pg_temp.scada_merge(run_start, run_end);
+                inserted := inserted + done.inserted;
+                replaced := replaced + done.replaced;
+            EXCEPTION WHEN OTHERS THEN
+                IF NOT EXISTS (SELECT FROM unnest(refusals) AS refusal WHERE starts_with(SQLSTATE, refusal)) THEN
+                    RAISE;
+                END IF;
+                FOR row_n IN run_start..run_end LOOP
+                    BEGIN
+                        SELECT * INTO done FROM pg_temp.scada_merge(row_n, row_n);
+                        inserted := inserted + done.inserted;
+                        replaced := replaced + done.replaced;
+                    EXCEPTION WHEN OTHERS THEN
+                        state := SQLSTATE;
+                        why := SQLERRM;
+                        IF NOT EXISTS (SELECT FROM unnest(refusals) AS refusal WHERE starts_with(state, refusal)) THEN
+                            RAISE;
+                        END IF;
+                        UPDATE scada_sift AS s SET sqlstate = state, reason = why WHERE s.n = row_n;
+                    END;
+                END LOOP;
+            END;
+        END LOOP;
+    END
+    $$"""
+_SIFT: Final = "SELECT inserted, replaced FROM pg_temp.scada_sift(%s, %s, %s)"
+_KEEP_REFUSED: Final = """
+    WITH refused AS (
+        INSERT INTO scada_quarantine (timestamp, time_us, well_id, tag_node_id, value, quality, sqlstate, reason,
+            journal_id, batch_seq)
+        SELECT timestamp, (extract(epoch FROM timestamp) * 1000000)::bigint, well_id, tag_node_id, value, quality,
+            sqlstate, reason, %s, %s
+        FROM scada_sift WHERE sqlstate IS NOT NULL ORDER BY n
+        RETURNING well_id, tag_node_id)
+    SELECT well_id, tag_node_id, count(*) FROM refused GROUP BY 1, 2"""
+_FIRST_REASON: Final = "SELECT sqlstate, reason FROM scada_sift WHERE sqlstate IS NOT NULL ORDER BY n LIMIT 1"
+
+# Rows of the quarantine to be tried again: none that another command has in hand, none that cannot go through.
+_STAGE_QUARANTINED: Final = """
+    INSERT INTO scada_sift (origin, timestamp, value, well_id, tag_node_id, quality)
+    SELECT id, timestamp, value, well_id, tag_node_id, quality FROM scada_quarantine
+    WHERE id > %(after)s AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s)) AND NOT node_id_escaped
+        AND time_us BETWEEN %(first)s AND %(last)s
+    ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    """
+_LAST_STAGED: Final = "SELECT count(*), max(origin) FROM scada_sift"
+_STILL_REFUSED: Final = """
+    UPDATE scada_quarantine AS q SET sqlstate = s.sqlstate, reason = s.reason
+    FROM scada_sift AS s WHERE q.id = s.origin AND s.sqlstate IS NOT NULL"""
+_LEAVE: Final = """
+    DELETE FROM scada_quarantine AS q USING scada_sift AS s WHERE q.id = s.origin AND s.sqlstate IS NULL"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sifted:
+    """What became of staged rows; ``tag`` int32, the series of each one that was refused, ``reason`` the first's."""
+
+    inserted: int
+    replaced: int
+    tag: NDArray[np.int32]
+    reason: str | None
+
+
+# --- what is not sent at all
+
+
+def split_times(connection: Connection, readings: ReadingBlock) -> tuple[ReadingBlock, list[Refused]]:
+    """``readings`` without those from before `FIRST_TIME_US` or more than `AHEAD_US` ahead, and these.
+
+    Ahead by both clocks, ours and the database's, so that one wrong clock refuses nothing.
+    """
+    time_us = readings.time_us
+    now_us = time.time_ns() // 1000
+    if len(readings) == 0 or (time_us.min() >= FIRST_TIME_US and time_us.max() <= now_us + AHEAD_US):
+        return readings, []
+    if time_us.max() > now_us + AHEAD_US:
+        now_us = max(now_us, _database_now_us(connection))
+    outside = (time_us < FIRST_TIME_US) | (time_us > now_us + AHEAD_US)
+    if not outside.any():
+        return readings, []
+    return readings.select(~outside), [Refused(readings.select(outside), *_TIME)]
+
+
+def _database_now_us(connection: Connection) -> int:
+    row = connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").fetchone()
+    return int(row[0]) if row else 0
+
+
+def split_texts(connection: Connection, readings: ReadingBlock, tags: TagTable) -> tuple[ReadingBlock, list[Refused]]:
+    """``readings`` without those whose node id this database cannot store, and these; within a transaction."""
+    refused: list[Refused] = []
+    for series in np.unique(readings.tag).tolist():
+        refusal = _refusal_of_text(connection, tags.key(series)[1])
+        if refusal is not None:
+            of_series = readings.tag == series
+            refused.append(Refused(readings.select(of_series), *refusal))
+            readings = readings.select(~of_series)
+    return readings, refused
+
+
+def _refusal_of_text(connection: Connection, node_id: str) -> tuple[str, str] | None:
+    """SQLSTATE and reason; only a database that is not UTF-8 has to be asked."""
+    try:
+        node_id.encode()
+    except UnicodeEncodeError:
+        return _NOT_TEXT
+    if "\0" in node_id:
+        return _NOT_TEXT
+    if node_id.isascii() or connection.info.parameter_status("server_encoding") == "UTF8":
+        return None
+    try:
+        with connection.transaction():
+            connection.execute("SELECT %s::text", [node_id])
+    except errors.DataError as error:
+        return error.sqlstate or _NOT_TEXT[0], error.diag.message_primary or _NOT_TEXT[1]
+    return None
+
+
+# --- what is sent row by row
+
+
+def sift(connection: Connection, rows: EncodedRows, tags: TagTable, origin: Origin) -> Sifted:
+    """Store the rows that the database takes and quarantine the others; within the batch's transaction."""
+    connection.execute(_CREATE_STAGING)
+    with connection.cursor() as cursor, cursor.copy(_COPY_STAGING) as copy:
+        copy.write(rows.data)
+    inserted, replaced = _sift_staged(connection, rows.rows, _REPLACING)
+    first = connection.execute(_FIRST_REASON).fetchone()
+    if first is None:
+        return Sifted(inserted, replaced, EMPTY_BLOCK.tag, None)
+    tag: list[int] = []
+    for well_id, node_id, count in connection.execute(_KEEP_REFUSED, [origin.journal_id, origin.sequence]):
+        tag += [tags.index_of(well_id, node_id)] * count  # has its number: it came with the batch
+    return Sifted(inserted, replaced, np.array(tag, np.int32), f"{first[1]} (SQLSTATE {first[0]})")
+
+
+def retry_quarantine(connection: Connection, ids: Sequence[int] | None, after: int = 0) -> tuple[int, int, int | None]:
+    """Write quarantined rows again, up to 5,000 with an id above ``after``, those of ``ids`` (None: all).
+
+    (tried, stored, last id tried): those that went through have left the quarantine in the same transaction; the
+    last id is None when there were none left. A reading that is stored meanwhile for the same series and time stays.
+    """
+    with connection.transaction():
+        connection.execute(_CREATE_STAGING)
+        last_us = max(time.time_ns() // 1000, _database_now_us(connection)) + AHEAD_US
+        values = {"after": after, "ids": None if ids is None else list(ids), "limit": _AT_ONCE}
+        connection.execute(_STAGE_QUARANTINED, {**values, "first": FIRST_TIME_US, "last": last_us})
+        staged = connection.execute(_LAST_STAGED).fetchone()
+        tried, last_id = staged or (0, None)
+        _sift_staged(connection, tried, _KEEPING)
+        connection.execute(_STILL_REFUSED)
+        stored = connection.execute(_LEAVE).rowcount
+        connection.execute("DROP TABLE scada_sift")
+    return tried, stored, last_id
+
+
+def _sift_staged(connection: Connection, rows: int, conflict: sql.SQL) -> tuple[int, int]:
+    """Insert the staged rows, marking those that are refused: (inserted, replaced)."""
+    # an error that a deferred constraint would keep for the commit belongs to its row
+    connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    parts = {"columns": _COLUMNS, "conflict": conflict if _can_merge(connection) else sql.SQL("")}
+    connection.execute(_CREATE_MERGE.format(**parts))
+    connection.execute(_CREATE_SIFT)
+    inserted = replaced = 0
+    for first in range(1, rows + 1, _AT_ONCE):
+        values = [first, min(first + _AT_ONCE - 1, rows), list(REFUSALS_OF_ROWS)]
+        row = connection.execute(_SIFT, values).fetchone() or (0, 0)
+        inserted += row[0]
+        replaced += row[1]
+    return inserted, replaced
+
+
+def _can_merge(connection: Connection) -> bool:
+    """Whether the table has a unique index on series and time."""
+    try:
+        with connection.transaction():
+            connection.execute(_EXPLAIN)
+    except errors.InvalidColumnReference:
+        return False
+    return True
