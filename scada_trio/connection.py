@@ -122,7 +122,7 @@ class Connection:
                     nursery.start_soon(self._outbox.run, name=f"connection {self.spec.connection_id} deliveries")
                     await self._run_attempts()
             finally:
-                self._keeper.forget()
+                self._keeper.close()
                 self.status.enter(ConnectionState.STOPPED)
 
     async def _run_attempts(self) -> None:

@@ -140,10 +140,11 @@ class Keeper:
             self._useless_id = kept.subscription_id
             self._drop("the subscription was broken off")
 
-    def forget(self) -> None:
-        """The connection ends for good where it leaves nothing."""
-        if not self.leaves:
-            self._memory.remember_subscription(self._connection_id, None)
+    def close(self) -> None:
+        """The connection ends: what it leaves is remembered as it is now, or forgotten."""
+        left = self.kept.to_remember() if self.leaves and self.kept is not None else None
+        if left is not None or not self.leaves:
+            self._memory.remember_subscription(self._connection_id, left)
 
     def _drop(self, why: str | None) -> None:
         """The kept subscription is of no use; ``why`` goes into the loss, None where nothing counts as lost."""
