@@ -23,12 +23,12 @@ from uuid import UUID
 import structlog
 import trio
 
-from scada_trio.api.backend import AggregatorStats, Health
+from scada_trio.api.backend import AggregatorStats, ConnectionReport, Health
 from scada_trio.api.server import serve_grpc
 from scada_trio.backoff import full_jitter
 from scada_trio.config import Settings
 from scada_trio.desired import ConnectionSpec, TenantSpec
-from scada_trio.errors import DatabaseError, ScadaError, UnknownTenant
+from scada_trio.errors import DatabaseError, ScadaError, UnknownConnection, UnknownTenant
 from scada_trio.metrics import Metrics
 from scada_trio.readings import ReadingRows
 from scada_trio.registry import Registry
@@ -138,6 +138,14 @@ class Service:
         if known:
             await self._reconcile_now()
         return known
+
+    async def connection_report(self, connection_id: UUID) -> ConnectionReport:
+        """See `Backend`."""
+        for tenant in self._tenants.values():
+            report = await tenant.connection_report(connection_id)
+            if report is not None:
+                return report
+        raise UnknownConnection(f"connection {connection_id} does not exist or is not active")
 
     async def health(self) -> Health:
         """See `Backend`; the master database is asked at most once a second."""

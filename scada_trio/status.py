@@ -5,9 +5,12 @@ from __future__ import annotations
 import enum
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
+
+from scada_trio.desired import ConnectionSpec
+from scada_trio.losses import Loss
 
 
 class ConnectionState(enum.StrEnum):
@@ -70,3 +73,12 @@ class TenantSnapshot:
     def connected(self) -> int:
         """Number of connected sessions."""
         return sum(status.state is ConnectionState.CONNECTED for status in self.connections.values())
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionReport:
+    """What is wanted of a connection, what it is, and its newest losses, newest first."""
+
+    spec: ConnectionSpec
+    status: ConnectionStatus
+    losses: Sequence[Loss] = ()

@@ -17,7 +17,7 @@ and a deadline on the tenant's nursery bounds all of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from uuid import UUID
 
 import structlog
@@ -29,9 +29,10 @@ from scada_trio.config import Settings
 from scada_trio.connection import Connection
 from scada_trio.desired import TenantSpec
 from scada_trio.errors import DatabaseError
+from scada_trio.losses import Loss
 from scada_trio.metrics import Metrics
 from scada_trio.readings import Batch, Delivery, ReadingRows, TagTable
-from scada_trio.status import ConnectionState, ConnectionStatus, TenantSnapshot
+from scada_trio.status import ConnectionReport, ConnectionState, ConnectionStatus, TenantSnapshot
 from scada_trio.storage.query import open_reader
 from scada_trio.storage.tenant_db import TenantWriter, maintain_partitions, open_tenant_writer
 from scada_trio.writer import Writer
@@ -43,6 +44,7 @@ _DEVICE_THREADS = 8  # control calls of one tenant at a time
 _CONNECTING = 32  # links of one tenant in their connect phase at a time
 _MAINTENANCE_S = 3600.0
 _MAINTENANCE_RETRY_S = 30.0
+_LEDGER_TIMEOUT_S = 2.0
 
 
 class Tenant:
@@ -135,6 +137,16 @@ class Tenant:
     async def query_readings(self, well_id: UUID, start_us: int, end_us: int, limit: int) -> ReadingRows:
         """As `scada_trio.api.backend.Backend.query_readings`, on this tenant's own database; raises `DatabaseError`."""
         return await self._reader.query_readings(well_id, start_us, end_us, limit)
+
+    async def connection_report(self, connection_id: UUID) -> ConnectionReport | None:
+        """What is known of one of this tenant's connections; None where it is not active here."""
+        connection = self._connections.get(connection_id)
+        if connection is None:
+            return None
+        losses: list[Loss] = []
+        with trio.move_on_after(_LEDGER_TIMEOUT_S), suppress(DatabaseError):
+            losses = [row.loss for row in await self._reader.read_losses(connection_id)]
+        return ConnectionReport(connection.spec, connection.status, losses)
 
     def count_restart(self) -> None:
         """Count that `run` failed and is called again."""

@@ -5,15 +5,13 @@ Implemented by `scada_trio.service`; a fake in tests passes the same contract.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 from uuid import UUID
 
 from scada_trio.desired import ConnectionSpec
-from scada_trio.losses import Loss
 from scada_trio.readings import ReadingRows
-from scada_trio.status import ConnectionStatus
+from scada_trio.status import ConnectionReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +29,6 @@ class Health:
     status: Literal["healthy", "degraded", "unhealthy"]
     active_connections: int
     active_tenants: int
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionReport:
-    """What is wanted of a connection, what it is, and its newest losses, newest first."""
-
-    spec: ConnectionSpec
-    status: ConnectionStatus
-    losses: Sequence[Loss] = ()
 
 
 class Backend(Protocol):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar, TypeVarTuple
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -26,6 +26,10 @@ from pydantic import SecretStr
 
 from scada_trio.readings import ReadingRows
 from scada_trio.storage.connect import Connection, is_stale, open_connection, run_cancellable
+from scada_trio.storage.losses import StoredLoss, read_losses
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _IDLE_S: Final = 60.0
 _PER_TENANT: Final = 4
@@ -127,12 +131,19 @@ class TenantReader:
         Times in µs since 1970. Raises `DatabaseUnavailable` (``statement_timeout_s`` exceeded, too) and
         `DatabaseMisconfigured`. A cancelled call has stopped the query on the server.
         """
+        return await self._call(_read_newest, well_id, start_us, end_us, limit)
+
+    async def read_losses(
+        self, connection_id: UUID | None = None, since_us: int | None = None, limit: int = 100
+    ) -> list[StoredLoss]:
+        """The newest losses of a connection, or of any, newest first; errors as of `query_readings`."""
+        return await self._call(read_losses, connection_id, since_us, limit)
+
+    async def _call(self, query: Callable[[Connection, *Ts], T], *args: *Ts) -> T:
         async with self._slots, self._limiter:
             connection = self._shared.take(self) or await self._connect()
             try:
-                return await run_cancellable(
-                    connection, _read_newest, well_id, start_us, end_us, limit, limiter=self._threads
-                )
+                return await run_cancellable(connection, query, *args, limiter=self._threads)
             finally:
                 if self._open and _usable(connection):
                     self._shared.keep(self, connection, trio.current_time() + self._idle_s)
