@@ -1,0 +1,58 @@
+"""Which faults, in which order: the short form for every test run, the long one for an hour. Both by seed."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from tests.chaos.faults import FAULTS
+
+SHORT: Final = (
+    "none",
+    "kill -9 service",
+    "kill -9 service between COPY and commit",
+    "kill -9 service between commit and journal",
+    "connection lost after commit",
+    "kill -9 PostgreSQL",
+    "kill -9 service and PostgreSQL",
+    "cut to device",
+    "truncate to device",
+    "truncate to database",
+    "kill -9 device",
+    "SIGSTOP service",
+    "full disk under journal",
+    "full disk under PostgreSQL",
+    "corrupted journal",
+    "10 reconfigurations",
+    "cut to device + kill -9 service",
+    "kill -9 service",
+)
+_MIXABLE: Final = tuple(name for name in FAULTS if name not in ("none", "corrupted journal"))
+
+
+def short(rng: random.Random) -> Iterator[str]:
+    """Every telling fault once, in a random order."""
+    yield from rng.sample(SHORT, len(SHORT))
+
+
+def only(names: list[str]) -> Callable[[random.Random], Iterator[str]]:
+    """These and no others, in this order."""
+    return lambda rng: iter(names)
+
+
+def long(minutes: float) -> Callable[[random.Random], Iterator[str]]:
+    """All of them in random order, again and again, every third round two at a time, until the time is over."""
+
+    def rounds(rng: random.Random) -> Iterator[str]:
+        ends_at = time.monotonic() + minutes * 60
+        number = 0
+        while True:
+            for name in rng.sample(list(FAULTS), len(FAULTS)):
+                number += 1
+                yield " + ".join(sorted(rng.sample(_MIXABLE, 2))) if number % 3 == 0 else name
+                if time.monotonic() > ends_at:
+                    return
+
+    return rounds
