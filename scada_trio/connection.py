@@ -37,6 +37,7 @@ from scada_trio.opcua.notifications import PublishResult
 from scada_trio.opcua.outbox import Outbox
 from scada_trio.opcua.session import Session, open_session
 from scada_trio.opcua.subscription import Subscription, open_subscription
+from scada_trio.opcua.takeover import TakeoverUnanswered
 from scada_trio.readings import Delivery, TagTable
 from scada_trio.status import ConnectionState, ConnectionStatus
 
@@ -134,7 +135,8 @@ class Connection:
             error = await self._attempt()
             if error is None:
                 continue
-            if self._keeper.provisional and self._keeper.kept is None:  # the takeover failed, not the device
+            if isinstance(error, TakeoverUnanswered) or (self._keeper.provisional and self._keeper.kept is None):
+                # The takeover failed, not the device; the next attempt goes a step further.
                 self._metrics.connection_error(self.spec.connection_id, error.error_type)
                 continue
             await self._back_off(error)

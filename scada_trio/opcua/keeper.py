@@ -134,7 +134,10 @@ class Keeper:
             self._drop(None)
         elif status in takeover.SUBSCRIPTION_GONE:
             self._drop("the server ended the subscription")
+        elif isinstance(error, takeover.TakeoverUnanswered) and not kept.doubted:
+            kept.doubted = True  # asyncua publishes after a transfer once the new session was cut and activated again
         elif isinstance(error, takeover.TakeoverUnanswered):
+            self._useless_id = kept.subscription_id
             self._drop("the server published nothing after the subscription was taken over")
         elif kept.unsure or (session.closed and not session.left_subscription):
             self._useless_id = kept.subscription_id

@@ -51,6 +51,7 @@ class KeptSubscription:
     handles: HandleMap = field(default_factory=HandleMap)
     last_handle: int = 0
     unsure: bool = False
+    doubted: bool = False  # the last session published nothing of it
     recalled: bool = False  # from an earlier process: what the server revised is not known
 
     def to_remember(self) -> RememberedSubscription:

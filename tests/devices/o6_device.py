@@ -24,7 +24,7 @@ class Users(o6.AccessControl):  # type: ignore[misc]
         if isinstance(userIdentityToken, datatypes.UserNameIdentityToken):
             password = self.users.get(str(userIdentityToken.userName))
             if password is not None and bytes(userIdentityToken.password) == password.encode():
-                return None
+                return str(userIdentityToken.userName)  # subscriptions may move between sessions of the same one
         raise o6.StatusCodeError(o6.StatusCode.BAD_USER_ACCESS_DENIED)
 
 
@@ -47,7 +47,8 @@ def add(server: Any, node: str, kind: str) -> None:
 
 def main() -> None:
     wanted = options()
-    access = Users(wanted["users"]) if wanted["users"] else None
+    # Without an access control it refuses to transfer subscriptions; this one allows it to the same user.
+    access = Users(wanted["users"]) if wanted["users"] else o6.AccessControl()
     server = o6.Server(
         port=wanted["port"],
         accessControl=access,
