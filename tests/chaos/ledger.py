@@ -102,6 +102,7 @@ class _HandedReader:
         self._size = size
         self._sets: dict[str, list[int]] = {}
         self._current: dict[str, list[int]] = {}
+        self._left: dict[tuple[str, int], int] = {}  # subscription, node → the set from which it was gone
         self._handed: dict[tuple[int, int], tuple[int, int, str]] = {}
 
     def take(self, line: list[Any]) -> None:
@@ -119,16 +120,17 @@ class _HandedReader:
                     self._mark(self._log.acknowledged, self._sets[set_id], first, last)
 
     def _change(self, set_id: str, nodes: list[int]) -> None:
-        subscription = set_id.partition(".")[0]
+        subscription, _, number = set_id.partition(".")
         for node in set(self._current.get(subscription, ())).difference(nodes):
+            self._left[subscription, node] = int(number)
             if node in self._log.owed:
                 self._log.owed[node] &= self._log.acknowledged.get(node, False)
         self._sets[set_id] = self._current[subscription] = nodes
 
     def _monitored(self, set_id: str) -> Sequence[int]:
-        current = self._current[set_id.partition(".")[0]]
-        nodes = self._sets[set_id]
-        return nodes if nodes is current else sorted(set(nodes).intersection(current))
+        """Variables of a set that have been monitored ever since."""
+        subscription, _, number = set_id.partition(".")
+        return [node for node in self._sets[set_id] if self._left.get((subscription, node), 0) <= int(number)]
 
     def _mark(self, marks: dict[int, NDArray[np.bool_]], nodes: Sequence[int], first: int, last: int) -> None:
         for node in nodes:
