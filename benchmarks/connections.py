@@ -1,4 +1,6 @@
-"""Many connections in one process: threads, memory and CPU (`python benchmarks/connections.py [connections] [tags]`).
+"""Many connections in one process: threads, memory and CPU.
+
+`python benchmarks/connections.py [--restart] [connections] [tags]`; with --restart all devices go down and come back.
 
 The devices run in a process of their own, each connection with one notification of all of its tags a second. The client
 is `scada_trio.connection.Connection` as a tenant starts it; whoever takes the deliveries accepts them at once.
@@ -29,6 +31,7 @@ from scada_trio.status import ConnectionState  # noqa: E402
 from tests.devices.scripted import ScriptedDevice  # noqa: E402
 
 MEASURED_S = 15.0
+AWAY_S = 60.0
 
 
 async def serve_devices() -> None:
@@ -48,7 +51,8 @@ async def serve_devices() -> None:
                 await device.notify({handle: time.time() % 100 for handle in device.items.values()})
 
     async def announce() -> None:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=4096)
+        port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+        listeners = await trio.open_tcp_listeners(port, host="127.0.0.1", backlog=4096)
         print(listeners[0].socket.getsockname()[1], flush=True)
         await trio.serve_listeners(serve, listeners)
 
@@ -66,7 +70,8 @@ class Client:
         self.connections: list[Connection] = []
         self.send, self.receive = trio.open_memory_channel[Delivery](256)
         tenant = self.metrics.tenant(self.tenant_id, self.table)
-        limiter, connecting = trio.CapacityLimiter(8), trio.CapacityLimiter(32)
+        limiter = trio.CapacityLimiter(8)
+        connecting = self.connecting = trio.CapacityLimiter(32)
         for _ in range(connections):
             self.connections.append(self.make(url, tags_each, tenant, limiter, connecting))
 
@@ -99,6 +104,46 @@ class Client:
         return sum(connection.status.state is ConnectionState.CONNECTED for connection in self.connections)
 
 
+def start_devices(port: int = 0) -> tuple[subprocess.Popen[bytes], int]:
+    """The devices' process and the port that they listen on."""
+    devices = subprocess.Popen([sys.executable, __file__, "devices", str(port)], stdout=subprocess.PIPE)
+    assert devices.stdout is not None
+    return devices, int(devices.stdout.readline())
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+async def measure_restart(connections: int, tags_each: int, away_s: float) -> None:
+    """How long after the devices are back all are connected, and how many log in at the same time."""
+    devices, port = start_devices()
+    client = Client(f"opc.tcp://127.0.0.1:{port}", connections, tags_each)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.accept)
+            for connection in client.connections:
+                nursery.start_soon(connection.run)
+            while client.connected < connections:  # noqa: ASYNC110 - connections have no event for that
+                await trio.sleep(0.1)
+            end(devices)
+            await trio.sleep(away_s)
+            failed = sum(c.status.state is ConnectionState.FAILED for c in client.connections)
+            devices, _ = start_devices(port)
+            began, most, cpu = time.perf_counter(), 0, time.process_time()
+            while client.connected < connections:
+                most = max(most, client.connecting.borrowed_tokens)
+                await trio.sleep(0.01)
+            took_s = time.perf_counter() - began
+            print(f"{connections} connections, devices away for {away_s:.0f} s, {failed} given up by then")
+            print(f"all connected {took_s:.1f} s after they were back, {most} logging in at once at most")
+            print(f"{(time.process_time() - cpu) / took_s:.2f} core")
+            nursery.cancel_scope.cancel()
+    finally:
+        end(devices)
+
+
 async def measure(port: int, connections: int, tags_each: int) -> None:
     process = psutil.Process()
     client = Client(f"opc.tcp://127.0.0.1:{port}", connections, tags_each)
@@ -127,18 +172,21 @@ async def measure(port: int, connections: int, tags_each: int) -> None:
 
 
 def main() -> None:
-    if sys.argv[1:] == ["devices"]:
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["devices"]:
         trio.run(serve_devices)
         return
-    connections, tags_each = [int(value) for value in sys.argv[1:]] or (1000, 10)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
-    devices = subprocess.Popen([sys.executable, __file__, "devices"], stdout=subprocess.PIPE)
+    restart = arguments[:1] == ["--restart"]
+    connections, tags_each = [int(value) for value in arguments[restart:]] or (1000, 10)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50 if restart else 30))
+    if restart:
+        trio.run(measure_restart, connections, tags_each, AWAY_S)
+        return
+    devices, port = start_devices()
     try:
-        assert devices.stdout is not None
-        trio.run(measure, int(devices.stdout.readline()), connections, tags_each)
+        trio.run(measure, port, connections, tags_each)
     finally:
-        devices.kill()
-        devices.wait()
+        end(devices)
 
 
 if __name__ == "__main__":

@@ -38,11 +38,16 @@ from scada_trio.opcua.outbox import Outbox
 from scada_trio.opcua.session import Session, open_session
 from scada_trio.opcua.subscription import Subscription, open_subscription
 from scada_trio.opcua.takeover import TakeoverUnanswered
+from scada_trio.opcua.transport import DeviceAway, knock, parse_endpoint
 from scada_trio.readings import Delivery, TagTable
 from scada_trio.status import ConnectionState, ConnectionStatus
 
 _SETTLED_AFTER_S: Final = 60.0
 """A session that lived this long, or delivered, ends the count of failures."""
+
+
+_KNOCK_S: Final = 8.0
+"""A device that is away is looked for at random times, this long apart at most."""
 
 
 class InternalFault(DeviceError):
@@ -89,6 +94,7 @@ class Connection:
         self._changed = trio.Event()
         self._attempt_scope: trio.CancelScope | None = None
         self._delays = self._new_delays()
+        self._knocks = full_jitter(_KNOCK_S, cap_s=_KNOCK_S)
         self._failures = FailureLog(spec)
 
     def discard(self) -> None:
@@ -253,6 +259,7 @@ class Connection:
         """Wait until the next attempt, or until `update`.
 
         Full jitter from the configured delay up to its cap; after ``max_attempts`` failures in a row the slow interval.
+        Where nothing listened at all it ends earlier, when something does.
         A device that refuses us gets at least the cap between attempts: asking faster changes nothing, and a wrong
         password asked often locks accounts.
         """
@@ -271,7 +278,24 @@ class Connection:
             self.status.enter(ConnectionState.FAILED if given_up else ConnectionState.WAITING)
         self._failures.failed(error, attempts=self.status.attempts_failed, retry_in_s=delay_s)
         with trio.move_on_after(delay_s):
-            await self._changed.wait()
+            async with trio.open_nursery() as nursery:
+                if isinstance(error, DeviceAway):
+                    nursery.start_soon(self._knock, nursery.cancel_scope)
+                await self._changed.wait()
+                nursery.cancel_scope.cancel()
+
+    async def _knock(self, waiting: trio.CancelScope) -> None:
+        """End the waiting soon after something listens at the address again: a field gets its power back at once.
+
+        It costs a device without power nothing. One that accepts and then fails is left alone for its whole delay.
+        """
+        endpoint = parse_endpoint(self.spec.endpoint_url)
+        heard = False
+        while not heard:
+            await trio.sleep(next(self._knocks))
+            with trio.move_on_after(_KNOCK_S):
+                heard = await knock(endpoint, resolving=self._resolving)
+        waiting.cancel()
 
     def _note(self, error: DeviceError) -> None:
         self.status.attempts_failed += 1

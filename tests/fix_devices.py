@@ -266,6 +266,7 @@ async def open_rig(
     settings: DeviceSettings = FAST,
     waiting: int = 1000,
     memory: Memory | None = None,
+    connecting: trio.CapacityLimiter | None = None,
     **spec_fields: Any,
 ) -> AsyncIterator[Rig]:
     """Run a connection to ``url``; on the way out it is cancelled, and must have left nothing behind."""
@@ -281,7 +282,7 @@ async def open_rig(
         tags=table,
         deliver=send,
         limiter=limiter,
-        connecting=trio.CapacityLimiter(4),
+        connecting=connecting or trio.CapacityLimiter(4),
         settings=settings,
         metrics=metrics.tenant(tenant_id, table),
         memory=memory,

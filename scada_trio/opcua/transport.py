@@ -90,6 +90,10 @@ class FrameBuffer:
         return int(size)
 
 
+class DeviceAway(DeviceUnreachable):
+    """Nothing accepts TCP connections at the address: there is no power, no network, or no server yet."""
+
+
 @dataclass(slots=True)
 class OpenTransport:
     """A connected socket on which Hello was answered. Whoever holds it closes ``sock``; it does not block."""
@@ -106,13 +110,25 @@ async def open_transport(endpoint: Endpoint, *, timeout_s: float, resolving: tri
     Raises `DeviceUnreachable`, `DeviceProtocolError`, or what a server's ERR frame stands for; then, and when it is
     cancelled, the socket is closed. ``resolving`` bounds name lookups, which no one can interrupt.
     """
+    stream: trio.SocketStream | None = None
     with trio.move_on_after(timeout_s):
         stream = await _connect(endpoint, resolving)
         try:
             return await _greet(stream, endpoint)
         finally:
             stream.socket.close()  # does nothing where _greet has taken the socket out of it
-    raise DeviceUnreachable(f"no answer from {endpoint.host}:{endpoint.port} within {timeout_s:g} s")
+    kind = DeviceAway if stream is None else DeviceUnreachable
+    raise kind(f"no answer from {endpoint.host}:{endpoint.port} within {timeout_s:g} s")
+
+
+async def knock(endpoint: Endpoint, *, resolving: trio.CapacityLimiter) -> bool:
+    """Whether something accepts TCP connections at ``endpoint``; says nothing to it. The caller bounds the time."""
+    try:
+        stream = await _connect(endpoint, resolving)
+    except DeviceAway:
+        return False
+    await trio.aclose_forcefully(stream)
+    return True
 
 
 async def _connect(endpoint: Endpoint, resolving: trio.CapacityLimiter) -> trio.SocketStream:
@@ -123,7 +139,7 @@ async def _connect(endpoint: Endpoint, resolving: trio.CapacityLimiter) -> trio.
             return await trio.open_tcp_stream(addresses[0], endpoint.port)
         return await _first_of(addresses, endpoint.port)
     except OSError as error:
-        raise DeviceUnreachable(f"cannot connect to {where}: {_reason(error)}") from error
+        raise DeviceAway(f"cannot connect to {where}: {_reason(error)}") from error
 
 
 def _reason(error: OSError) -> str:
