@@ -39,13 +39,15 @@ tenant_app = typer.Typer(no_args_is_help=True, help="Customers, each with a data
 connection_app = typer.Typer(no_args_is_help=True, help="Links to OPC UA servers and the tags read from them.")
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(connection_app, name="connection")
+quarantine_app = typer.Typer(no_args_is_help=True, help="Readings that a tenant's database refused.")
+app.add_typer(quarantine_app, name="quarantine")
 
 # a pipe has no width: nothing is cut for the width of a terminal that is not there
 out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
 class OutputFormat(StrEnum):
-    """How ``query`` prints."""
+    """How rows are printed."""
 
     TABLE = "table"
     CSV = "csv"
@@ -170,6 +172,67 @@ def query(
     from scada_trio.commands.query import query as command
 
     _run(command, out, tenant=tenant, well_id=well, since=since, until=until, limit=limit, form=output.value)
+
+
+@app.command()
+def losses(
+    tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")],
+    since: Annotated[str | None, typer.Option(help="15m, 2h, 7d ago; an ISO 8601 time; Unix seconds.")] = None,
+    connection: Annotated[UUID | None, typer.Option(help="Id of a connection; all if left out.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="At most so many, the newest.")] = 50,
+    output: Annotated[OutputFormat, typer.Option("--format", help="How to print.")] = OutputFormat.TABLE,
+) -> None:
+    """Print what a tenant lost in spite of everything, newest first: when, why, and how much where it is known."""
+    from scada_trio.commands.losses import losses as command
+
+    _run(command, out, tenant=tenant, since=since, connection_id=connection, limit=limit, form=output.value)
+
+
+@quarantine_app.command("list")
+def quarantine_list(
+    tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")],
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="At most so many, the newest.")] = 50,
+    output: Annotated[OutputFormat, typer.Option("--format", help="How to print.")] = OutputFormat.TABLE,
+) -> None:
+    """Print the readings that the tenant's database refused, newest first, and why."""
+    from scada_trio.commands.quarantine import list_quarantine as command
+
+    _run(command, out, tenant=tenant, limit=limit, form=output.value)
+
+
+@quarantine_app.command("retry")
+def quarantine_retry(
+    tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")],
+    ids: Annotated[list[int] | None, typer.Option("--id", help="Id of a reading; may be repeated.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every reading in quarantine.")] = False,
+) -> None:
+    """Write readings again, once the reason is gone; those that go through leave the quarantine."""
+    from scada_trio.commands.quarantine import retry_quarantine as command
+
+    _run(command, out, tenant=tenant, ids=_chosen(ids, everything=everything))
+
+
+@quarantine_app.command("drop")
+def quarantine_drop(
+    tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")],
+    ids: Annotated[list[int] | None, typer.Option("--id", help="Id of a reading; may be repeated.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every reading in quarantine.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Throw readings away for good; scada-trio losses shows them from then on."""
+    from scada_trio.commands.quarantine import drop_quarantine as command
+
+    chosen = _chosen(ids, everything=everything)
+    if not yes:
+        typer.confirm(f"Drop {'all' if chosen is None else len(chosen)} readings of {tenant}?", abort=True)
+    _run(command, out, tenant=tenant, ids=chosen)
+
+
+def _chosen(ids: list[int] | None, *, everything: bool) -> list[int] | None:
+    """The ids that were given; None: all."""
+    if everything == bool(ids):
+        raise InvalidField("--id", "give either ids or --all")
+    return None if everything else ids
 
 
 @tenant_app.command("add")

@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Literal
 from uuid import UUID
 
 import trio
@@ -17,16 +16,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scada_trio.commands.serve import open_checked_master
-from scada_trio.commands.tenants import find_tenant
+from scada_trio.commands.rows import Format
+from scada_trio.commands.tenants import open_tenant_database
 from scada_trio.config import Settings
-from scada_trio.errors import ConfigurationRefused, InvalidField
-from scada_trio.instance import open_instance
+from scada_trio.errors import InvalidField
 from scada_trio.readings import ReadingRows
-from scada_trio.registry import Registry
 from scada_trio.storage.query import open_reader
-
-Format = Literal["table", "csv", "json"]
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -48,18 +43,16 @@ async def query(
     end_us = now_us if until is None else parse_time("--until", until, now_us)
     if end_us < start_us:
         raise InvalidField("--until", "is before --since")
-    async with open_instance(settings) as instance, open_checked_master(settings, instance) as master:
-        registry = Registry(master, instance.secrets)
-        spec = (await registry.load())[await find_tenant(registry, tenant)]
-        if spec.problem:
-            raise ConfigurationRefused(f"tenant {spec.name}: {spec.problem}")
-        async with open_reader(
-            spec.database_url,
+    async with (
+        open_tenant_database(settings, tenant) as url,
+        open_reader(
+            url,
             limiter=trio.CapacityLimiter(1),
             connect_timeout_s=settings.db_connect_timeout_ms / 1000,
             statement_timeout_s=settings.db_statement_timeout_ms / 1000,
-        ) as reader:
-            rows = await reader.query_readings(well_id, start_us, end_us, limit)
+        ) as reader,
+    ):
+        rows = await reader.query_readings(well_id, start_us, end_us, limit)
     _PRINTERS[form](console, rows)
 
 

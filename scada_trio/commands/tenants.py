@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -87,6 +89,17 @@ async def find_tenant(registry: Registry, name_or_id: str) -> UUID:
             return spec.tenant_id
     known = ", ".join(sorted(spec.name for spec in specs.values())) or "none"
     raise ConfigurationRefused(f"no tenant {name_or_id!r} runs here; there are: {known}")
+
+
+@asynccontextmanager
+async def open_tenant_database(settings: Settings, name_or_id: str) -> AsyncIterator[SecretStr]:
+    """The URL of a running tenant's database, whose server, where it is ours, runs inside the block."""
+    async with open_instance(settings) as instance, open_checked_master(settings, instance) as master:
+        registry = Registry(master, instance.secrets)
+        spec = (await registry.load())[await find_tenant(registry, name_or_id)]
+        if spec.problem:
+            raise ConfigurationRefused(f"tenant {spec.name}: {spec.problem}")
+        yield spec.database_url
 
 
 def _slug(name: str) -> str:

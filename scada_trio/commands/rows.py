@@ -1,0 +1,51 @@
+"""Rows printed as a table for people, or as CSV or JSON lines for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Format = Literal["table", "csv", "json"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_US: Final = -62_135_596_800_000_000
+_LAST_US: Final = 253_402_300_799_999_999
+
+
+def print_rows(console: Console, form: Format, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """One line a row; None is empty, in JSON null, and so is there what JSON has no number for."""
+    if form == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    elif form == "json":
+        for row in rows:
+            sys.stdout.write(json.dumps(dict(zip(columns, map(_plain, row), strict=True))) + "\n")
+    else:
+        table = Table(box=box.SIMPLE_HEAD)
+        for column in columns:
+            table.add_column(column.replace("_", " "), overflow="fold")
+        for row in rows:
+            table.add_row(*(Text("" if value is None else str(value)) for value in row))
+        console.print(table)
+
+
+def iso(time_us: int) -> str:
+    """µs since 1970 in ISO 8601, UTC; what no calendar has is the first or the last moment of one."""
+    return (_EPOCH + timedelta(microseconds=min(max(time_us, _FIRST_US), _LAST_US))).isoformat(timespec="microseconds")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, int | float) else str(value)
