@@ -124,7 +124,8 @@ async def test_frozen_and_thawed(maker: str) -> None:
     settings = replace(FAST, keep_alive_s=2.0)  # half a period of slack for a slow machine
     async with open_device(maker, nodes=["a"]) as device, open_rig(device.url, (A,), settings=settings) as rig:
         await rig.state(ConnectionState.CONNECTED)
-        await rig.take()
+        await device.write("a", 1.5)
+        await rig.until_value(A.node_id, 1.5)
         device.freeze()
         frozen_at = trio.current_time()
         try:

@@ -114,9 +114,9 @@ class Subscription:
         if not self.publisher.confirmed:
             await self._session.call("Read", partial(read_server, self._session.client))
             if not self.publisher.confirmed:
-                error = TakeoverUnanswered("the server publishes nothing of a subscription that it says goes on")
-                self._session.fail(error)
-                raise error
+                unanswered = TakeoverUnanswered("the server publishes nothing of a subscription that it says goes on")
+                self._session.fail(unanswered)
+                raise unanswered
             return
         heard_at = self._session.heard_at
         for _ in range(3):  # it may be we who slept: let the pump have a look first
