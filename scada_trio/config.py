@@ -35,6 +35,18 @@ class DeviceSettings:
     max_backoff_s: float = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class JournalSettings:
+    """How a tenant's journal is kept; `Settings` says what each means."""
+
+    directory: Path
+    sync: Literal["normal", "full"] = "normal"
+    max_bytes: int = 4 << 30
+    policy: Literal["hold", "drop_oldest"] = "hold"
+    memory_readings: int = 200_000
+    row_readings: int = 10_000
+
+
 class Settings(BaseSettings):
     """Environment of the service; defaults are those of ``.env.example``."""
 
@@ -58,7 +70,12 @@ class Settings(BaseSettings):
 
     aggregation_buffer_ms: Milliseconds = 5_000
     max_buffer_size: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    buffer_max_readings: Annotated[int, Field(ge=1, le=100_000_000)] = 2_000_000
+
+    journal_dir: Path | None = None
+    journal_sync: Annotated[Literal["normal", "full"], NoDecode] = "normal"
+    journal_max_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 50)] = 4 << 30
+    journal_policy: Annotated[Literal["hold", "drop_oldest"], NoDecode] = "hold"
+    journal_memory_readings: Annotated[int, Field(ge=1, le=100_000_000)] = 200_000
 
     db_max_connections: Annotated[int, Field(ge=1, le=1000)] = 20
     db_connect_timeout_ms: Milliseconds = 10_000
@@ -80,7 +97,7 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("log_format", mode="before")
+    @field_validator("log_format", "journal_sync", "journal_policy", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
@@ -109,6 +126,18 @@ class Settings(BaseSettings):
             sampling_interval_s=self.opc_sampling_interval_ms / 1000,
             keep_alive_s=self.opc_keep_alive_ms / 1000,
             queue_size=self.opc_queue_size,
+        )
+
+    @property
+    def journal(self) -> JournalSettings:
+        """The journal's part; a row of its file is no longer than a batch."""
+        return JournalSettings(
+            directory=self.journal_dir if self.journal_dir is not None else self.data_dir / "journal",
+            sync=self.journal_sync,
+            max_bytes=self.journal_max_bytes,
+            policy=self.journal_policy,
+            memory_readings=self.journal_memory_readings,
+            row_readings=min(self.max_buffer_size, 10_000),
         )
 
     @classmethod

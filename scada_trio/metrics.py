@@ -16,13 +16,15 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from scada_trio.readings import TagTable
+from scada_trio.accounts import Ledger
+from scada_trio.readings import EMPTY_BLOCK, TagTable
 
 # A second series a counter that nobody asked for: half of the bytes and of the time of a scrape.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -62,27 +64,9 @@ class Metrics:
             buckets=BATCH_READINGS,
             registry=registry,
         )
-        self.buffer_size = Gauge(
-            "scada_buffer_size", "Readings accepted and not yet committed", tenant, registry=registry
-        )
-        self.buffer_limit = Gauge(
-            "scada_buffer_limit",
-            "Readings that the buffer takes before intake is held",
-            tenant,
-            registry=registry,
-        )
         self.buffer_full = Counter(
             "scada_buffer_full",
-            "Times that intake was held because the buffer was full",
-            tenant,
-            registry=registry,
-        )
-        self.readings_received = Counter(
-            "scada_readings_received", "Readings accepted from devices", tenant, registry=registry
-        )
-        self.readings_duplicate = Counter(
-            "scada_readings_duplicate",
-            "Readings that were already stored, not written again",
+            "Times that intake was held because the journal was full",
             tenant,
             registry=registry,
         )
@@ -92,15 +76,15 @@ class Metrics:
             tenant,
             registry=registry,
         )
-        self.readings_replaced = Counter(
-            "scada_readings_replaced",
-            "Stored readings replaced by another value of the same time",
-            tenant,
-            registry=registry,
-        )
         self.readings_lost = Counter(
             "scada_readings_lost",
-            "Accepted readings that were given up, by reason",
+            "Readings that are lost, by reason, as far as they can be counted",
+            [*tenant, "reason"],
+            registry=registry,
+        )
+        self.losses = Counter(
+            "scada_losses",
+            "Times of a loss, by reason, counted readings or not",
             [*tenant, "reason"],
             registry=registry,
         )
@@ -139,13 +123,16 @@ class Metrics:
         )
         self._ingested = _IngestedCollector()
         registry.register(self._ingested)
+        self._accounts = _AccountsCollector()
+        registry.register(self._accounts)
 
     def render(self) -> bytes:
         """The text exposition of all series. Takes 10 µs a series: call it in a worker thread."""
         return generate_latest(self.registry)
 
-    def tenant(self, tenant_id: UUID, tags: TagTable) -> TenantMetrics:
-        """The children of one tenant, made once so that no stage looks a label up."""
+    def tenant(self, tenant_id: UUID, tags: TagTable, ledger: Ledger | None = None) -> TenantMetrics:
+        """The children of one tenant, made once so that no stage looks a label up, with ``ledger`` as it stands."""
+        self._accounts.ledgers[str(tenant_id)] = ledger or Ledger()
         return TenantMetrics(self, tenant_id, tags)
 
     def add_ingested(self, counts: IngestedCounts) -> None:
@@ -155,6 +142,7 @@ class Metrics:
     def forget_tenant(self, tenant_id: UUID) -> None:
         """Remove every series of a tenant that is gone."""
         self._ingested.tenants.pop(str(tenant_id), None)
+        self._accounts.ledgers.pop(str(tenant_id), None)
         for family in vars(self).values():
             if isinstance(family, Counter | Gauge | Histogram):
                 family.remove_by_labels({"tenant_id": str(tenant_id)})
@@ -168,11 +156,13 @@ class IngestedCounts:
         self.tags = tags
         self.counts: NDArray[np.int64] = np.zeros(64, np.int64)
 
-    def add(self, tag: NDArray[np.int32]) -> None:
-        """Count one batch; ``tag`` is its int32 tag column."""
+    def add(self, tag: NDArray[np.int32], without: NDArray[np.int32]) -> None:
+        """Count one batch; ``tag`` is its int32 tag column, ``without`` that of its readings that do not count."""
         if len(tag) == 0:
             return
         added = np.bincount(tag)
+        if len(without):
+            added -= np.bincount(without, minlength=len(added))
         if len(added) > len(self.counts):
             grown = np.zeros(max(len(added), 2 * len(self.counts)), np.int64)
             grown[: len(self.counts)] = self.counts
@@ -208,6 +198,51 @@ class _IngestedCollector(Collector):
         )
 
 
+class _AccountsCollector(Collector):
+    """What became of readings, each tenant's figures from one moment, so that their identity holds in every scrape."""
+
+    def __init__(self) -> None:
+        self.ledgers: dict[str, Ledger] = {}
+
+    def describe(self) -> Iterator[Metric]:
+        return self._families({})
+
+    def collect(self) -> Iterator[Metric]:
+        return self._families(dict(self.ledgers))
+
+    @staticmethod
+    def _families(ledgers: dict[str, Ledger]) -> Iterator[Metric]:
+        accounts = {label: ledger.accounts for label, ledger in ledgers.items()}
+        for name, field, text in _ACCOUNTS:
+            counter = CounterMetricFamily(name, text, labels=["tenant_id"])
+            for label, account in accounts.items():
+                counter.add_metric([label], getattr(account, field))
+            yield counter
+        errors = CounterMetricFamily(
+            "scada_journal_errors", "Calls to the journal's file that failed and were tried again", labels=["tenant_id"]
+        )
+        waiting = GaugeMetricFamily(
+            "scada_buffer_size", "Readings accepted and not yet committed", labels=["tenant_id"]
+        )
+        size = GaugeMetricFamily("scada_journal_bytes", "Size of the journal's file and WAL", labels=["tenant_id"])
+        for label, ledger in ledgers.items():
+            errors.add_metric([label], ledger.journal_errors)
+            waiting.add_metric([label], accounts[label].in_journal)
+            size.add_metric([label], ledger.journal_bytes)
+        yield from (errors, waiting, size)
+
+
+_ACCOUNTS = (
+    ("scada_readings_received", "received", "Readings accepted from devices"),
+    ("scada_readings_recovered", "recovered", "Readings that an earlier process had accepted and not committed"),
+    ("scada_readings_written", "written", "Readings inserted into the database"),
+    ("scada_readings_duplicate", "duplicates", "Readings that were already stored, not written again"),
+    ("scada_readings_replaced", "replaced", "Stored readings replaced by another value of the same time"),
+    ("scada_readings_quarantined", "quarantined", "Readings that the database refused, kept in scada_quarantine"),
+    ("scada_readings_lost_accepted", "lost", "Readings lost after they were accepted; among scada_readings_lost_total"),
+)
+
+
 class TenantMetrics:
     """One tenant's metric children; used from the Trio thread."""
 
@@ -218,26 +253,22 @@ class TenantMetrics:
         self.active_connections = metrics.active_connections.labels(label)
         self.write_duration = metrics.write_duration.labels(label)
         self.batch_size = metrics.batch_size.labels(label)
-        self.buffer_size = metrics.buffer_size.labels(label)
-        self.buffer_limit = metrics.buffer_limit.labels(label)
         self.buffer_full = metrics.buffer_full.labels(label)
-        self.received = metrics.readings_received.labels(label)
-        self.duplicate = metrics.readings_duplicate.labels(label)
-        self.replaced = metrics.readings_replaced.labels(label)
         self._ingested = IngestedCounts(label, tags)
         metrics.add_ingested(self._ingested)
 
-    def committed(self, tag: NDArray[np.int32]) -> None:
-        """Count readings as ingested; ``tag`` int32, their numbers in the tag table."""
-        self._ingested.add(tag)
+    def committed(self, tag: NDArray[np.int32], quarantined: NDArray[np.int32] = EMPTY_BLOCK.tag) -> None:
+        """Count a batch's readings as ingested but for the quarantined; int32, their numbers in the tag table."""
+        self._ingested.add(tag, quarantined)
 
     def connection_error(self, connection_id: UUID, error_type: str) -> None:
         """Count one failure of a link."""
         self._metrics.connection_errors.labels(self._label, str(connection_id), error_type).inc()
 
-    def lost(self, reason: str, count: int) -> None:
-        """Count accepted readings that will never be written."""
-        self._metrics.readings_lost.labels(self._label, reason).inc(count)
+    def lost(self, reason: str, count: int | None) -> None:
+        """Count a loss, and its readings where their number is known."""
+        self._metrics.losses.labels(self._label, reason).inc()
+        self._metrics.readings_lost.labels(self._label, reason).inc(count or 0)
 
     def unstorable(self, reason: str, count: int) -> None:
         """Count values that have no number."""

@@ -23,12 +23,14 @@ from uuid import UUID
 import structlog
 import trio
 
+from scada_trio.aggregator import CommitPace
 from scada_trio.api.backend import AggregatorStats, ConnectionReport, Health
 from scada_trio.api.server import serve_grpc
 from scada_trio.backoff import full_jitter
 from scada_trio.config import Settings
 from scada_trio.desired import ConnectionSpec, TenantSpec
 from scada_trio.errors import DatabaseError, ScadaError, UnknownConnection, UnknownTenant
+from scada_trio.journal_file import prepare_directory
 from scada_trio.metrics import Metrics
 from scada_trio.readings import ReadingRows
 from scada_trio.registry import Registry
@@ -66,6 +68,7 @@ class Service:
         self._tenants: dict[UUID, Tenant] = {}
         self._unusable: dict[UUID, TenantSpec] = {}
         self._read_limiter = trio.CapacityLimiter(settings.db_max_connections)
+        self._pace = CommitPace()
         self._wake = trio.Event()
         self._waiters: list[trio.Event] = []
         self._stopping = False
@@ -80,9 +83,11 @@ class Service:
     ) -> None:
         """Serve until ``stop`` is set, then drain within the grace and return; ``started`` passes the `Addresses`.
 
-        Raises `ConfigError` where a port is taken, `DatabaseError` where the configuration cannot be read at first.
+        Raises `ConfigError` where a port is taken or the journals' directory cannot be written, `DatabaseError` where
+        the configuration cannot be read at first.
         """
         settings = self._settings
+        await trio.to_thread.run_sync(prepare_directory, settings.journal.directory)
         async with trio.open_nursery() as nursery:
             app = create_app(self._metrics, self.readiness)
             http = await nursery.start(
@@ -254,9 +259,16 @@ class Service:
                 tenant.apply(spec)
         for tenant_id, spec in desired.items():
             if tenant_id not in self._tenants and not spec.problem:
-                tenant = Tenant(spec, settings=self._settings, metrics=self._metrics, read_limiter=self._read_limiter)
+                tenant = Tenant(
+                    spec,
+                    settings=self._settings,
+                    metrics=self._metrics,
+                    read_limiter=self._read_limiter,
+                    pace=self._pace,
+                )
                 self._tenants[tenant_id] = tenant
                 tenants.start_soon(self._supervise, tenant, name=f"tenant {tenant_id}")
+        self._pace.tenants = len(self._tenants)
 
     def _note_unusable(self, unusable: dict[UUID, TenantSpec]) -> None:
         for tenant_id, spec in unusable.items():

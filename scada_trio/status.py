@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from scada_trio.accounts import Accounts
 from scada_trio.desired import ConnectionSpec
 from scada_trio.losses import Loss
 
@@ -68,6 +69,7 @@ class TenantSnapshot:
     committed_total: int
     last_commit_at: float | None
     last_error: str | None
+    accounts: Accounts = field(default_factory=Accounts)
 
     @property
     def connected(self) -> int:

@@ -1,34 +1,37 @@
 """One tenant: its nurseries, its channels, and the order in which they close.
 
-Owns everything that belongs to the tenant, so that another tenant cannot even name it: tag numbers, buffer, worker
+Owns everything that belongs to the tenant, so that another tenant cannot even name it: tag numbers, journal, worker
 threads, database connections. The service starts it and restarts it if it fails.
 
     nursery of the tenant
       ├─ writer       ◄── batches ──┐
       ├─ aggregator   ◄── deliveries ┴─┐
-      ├─ partition maintenance         │
+      ├─ upkeep of journal, partitions │
       └─ nursery of the connections    │
            └─ one task a connection ───┘
 
 Stopping cancels the connections' nursery only. Their channel ends close, the aggregator flushes, the writer finishes,
-and a deadline on the tenant's nursery bounds all of it.
+and a deadline on the tenant's nursery bounds all of it. What could not be written by then stays in the journal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from functools import partial
 from uuid import UUID
 
 import structlog
 import trio
 
-from scada_trio.aggregator import Aggregator
-from scada_trio.buffer import ReadingBuffer
+from scada_trio.accounts import Accounts, Ledger
+from scada_trio.aggregator import Aggregator, CommitPace
+from scada_trio.backoff import full_jitter
 from scada_trio.config import Settings
 from scada_trio.connection import Connection
 from scada_trio.desired import TenantSpec
-from scada_trio.errors import DatabaseError
+from scada_trio.errors import DatabaseError, JournalUnavailable
+from scada_trio.journal import Journal, open_journal
 from scada_trio.losses import Loss
 from scada_trio.metrics import Metrics
 from scada_trio.readings import Batch, Delivery, ReadingRows, TagTable
@@ -50,13 +53,23 @@ _LEDGER_TIMEOUT_S = 2.0
 class Tenant:
     """Lives as long as the tenant is wanted; `run` may be called again after it failed: nothing accepted is lost."""
 
-    def __init__(self, spec: TenantSpec, *, settings: Settings, metrics: Metrics, read_limiter: trio.CapacityLimiter):
+    def __init__(
+        self,
+        spec: TenantSpec,
+        *,
+        settings: Settings,
+        metrics: Metrics,
+        read_limiter: trio.CapacityLimiter,
+        pace: CommitPace,
+    ) -> None:
         self.spec = spec
         self._settings = settings
         self._tags = TagTable()
-        self._metrics = metrics.tenant(spec.tenant_id, self._tags)
-        self._buffer = ReadingBuffer(settings.buffer_max_readings)
-        self._metrics.buffer_limit.set(settings.buffer_max_readings)
+        self._ledger = Ledger()
+        self._metrics = metrics.tenant(spec.tenant_id, self._tags, self._ledger)
+        self._pace = pace
+        self._journal: Journal | None = None
+        self._journal_error: str | None = None
         self._reader = open_reader(
             spec.database_url,
             limiter=read_limiter,
@@ -90,49 +103,95 @@ class Tenant:
     async def run(self) -> None:
         """Returns after `stop`, with everything flushed unless the grace ran out (logged with the number of readings).
 
-        Raises what its tasks raise; what was accepted stays in the buffer for the next call.
+        Raises what its tasks raise; what was accepted stays in the journal for the next call, or the next process.
         """
-        self._buffer.rewind()
-        deliveries_in, deliveries = trio.open_memory_channel[Delivery](_DELIVERIES_WAITING)
-        batches_in, batches = trio.open_memory_channel[Batch](1)
-        device_threads = trio.CapacityLimiter(_DEVICE_THREADS)
-        connecting = trio.CapacityLimiter(_CONNECTING)
-        self._writer = Writer(self._buffer, batches, self._open_sink, metrics=self._metrics)
-        aggregator = Aggregator(
-            self._buffer,
-            deliveries,
-            batches_in,
-            max_readings=self._settings.max_buffer_size,
-            max_age_s=self._settings.aggregation_buffer_ms / 1000,
-            metrics=self._metrics,
-        )
-        name = f"tenant {self.spec.tenant_id}"
         structlog.contextvars.bind_contextvars(tenant_id=str(self.spec.tenant_id))
         try:
-            async with self._reader, trio.open_nursery() as nursery:
-                nursery.start_soon(self._writer.run, name=f"{name} writer")
-                nursery.start_soon(aggregator.run, name=f"{name} aggregator")
-                maintenance = trio.CancelScope()
-                nursery.start_soon(self._run_maintenance, maintenance, name=f"{name} maintenance")
-                with deliveries_in:
-                    async with trio.open_nursery() as connections:
-                        self.state = "running"
-                        log.info("tenant started", tenant=self.spec.name, connections=len(self.spec.connections))
-                        await self._follow_spec(connections, deliveries_in, device_threads, connecting)
-                        self.state = "stopping"
-                        nursery.cancel_scope.deadline = self._deadline
-                        maintenance.cancel()
-                        connections.cancel_scope.cancel()
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self._reader)
+                self._journal = await self._enter_journal(stack)
+                if self._journal is not None:
+                    await self._run_stages(self._journal)
         finally:
+            self._journal = None
             self._connections.clear()
             self._scopes.clear()
             self._metrics.active_connections.set(0)
             self.state = "stopped" if self._stopping else "failed"
-        if len(self._buffer):
-            log.error("tenant stopped before all readings were written", readings_lost=len(self._buffer))
-            self._metrics.lost("shutdown", len(self._buffer))
-        else:
-            log.info("tenant stopped", tenant=self.spec.name, readings_committed=self._buffer.committed_total)
+        accounts = self._ledger.accounts
+        log.info(
+            "tenant stopped",
+            tenant=self.spec.name,
+            readings_committed=accounts.committed,
+            readings_in_journal=accounts.in_journal,
+        )
+
+    async def _enter_journal(self, stack: AsyncExitStack) -> Journal | None:
+        """The journal, as soon as it can be opened; None where `stop` came first."""
+        for delay in full_jitter(1.0, cap_s=15.0):
+            self._changed = trio.Event()
+            if self._stopping:
+                break
+            try:
+                journal = await stack.enter_async_context(
+                    open_journal(
+                        self.spec.tenant_id,
+                        self._tags,
+                        self._ledger,
+                        self._settings.journal,
+                        on_loss=self._count_loss,
+                    )
+                )
+            except JournalUnavailable as error:
+                if self._journal_error is None:
+                    log.error("journal cannot be opened, trying again", error=str(error))
+                self._journal_error = str(error)
+                self.state = "journal away"
+                with trio.move_on_after(delay):
+                    await self._changed.wait()
+            else:
+                self._journal_error = None
+                return journal
+        return None
+
+    def _count_loss(self, loss: Loss) -> None:
+        self._metrics.lost(loss.reason, loss.count)
+
+    async def _run_stages(self, journal: Journal) -> None:
+        deliveries_in, deliveries = trio.open_memory_channel[Delivery](_DELIVERIES_WAITING)
+        batches_in, batches = trio.open_memory_channel[Batch](1)
+        device_threads = trio.CapacityLimiter(_DEVICE_THREADS)
+        connecting = trio.CapacityLimiter(_CONNECTING)
+        self._writer = Writer(journal, batches, self._open_sink, metrics=self._metrics)
+        aggregator = Aggregator(
+            journal,
+            deliveries,
+            batches_in,
+            max_readings=self._settings.max_buffer_size,
+            max_age_s=self._settings.aggregation_buffer_ms / 1000,
+            pace=self._pace,
+            metrics=self._metrics,
+        )
+        name = f"tenant {self.spec.tenant_id}"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._writer.run, name=f"{name} writer")
+            nursery.start_soon(aggregator.run, name=f"{name} aggregator")
+            upkeep = trio.CancelScope()
+            nursery.start_soon(_run_in_scope, partial(self._run_upkeep, journal), upkeep, name=f"{name} upkeep")
+            with deliveries_in:
+                async with trio.open_nursery() as connections:
+                    self.state = "running"
+                    log.info(
+                        "tenant started",
+                        tenant=self.spec.name,
+                        connections=len(self.spec.connections),
+                        readings_in_journal=len(journal),
+                    )
+                    await self._follow_spec(connections, journal, deliveries_in, device_threads, connecting)
+                    self.state = "stopping"
+                    nursery.cancel_scope.deadline = self._deadline
+                    upkeep.cancel()
+                    connections.cancel_scope.cancel()
 
     async def query_readings(self, well_id: UUID, start_us: int, end_us: int, limit: int) -> ReadingRows:
         """As `scada_trio.api.backend.Backend.query_readings`, on this tenant's own database; raises `DatabaseError`."""
@@ -155,12 +214,17 @@ class Tenant:
     @property
     def buffered(self) -> int:
         """Readings accepted and not yet committed."""
-        return len(self._buffer)
+        return self.accounts.in_journal
+
+    @property
+    def accounts(self) -> Accounts:
+        """What became of the tenant's readings."""
+        return self._ledger.accounts
 
     @property
     def ms_since_commit(self) -> int:
         """Age of the last commit in milliseconds."""
-        return self._buffer.ms_since_commit
+        return self._ledger.ms_since_commit
 
     @property
     def healthy(self) -> bool:
@@ -169,7 +233,9 @@ class Tenant:
             self.state == "running"
             and self._writer is not None
             and self._writer.last_error is None
-            and not self._buffer.full
+            and self._journal is not None
+            and self._journal.error is None
+            and not self._journal.full
             and all(c.status.state is ConnectionState.CONNECTED for c in self._connections.values())
         )
 
@@ -182,17 +248,22 @@ class Tenant:
         """The tenant as it is now."""
         writer_error = self._writer.last_error if self._writer is not None else None
         writer_state = self._writer.state if self._writer is not None and writer_error is not None else None
+        journal_error = self._journal_error if self._journal is None else self._journal.error
+        if journal_error is not None:
+            writer_state, writer_error = "journal away", journal_error
+        accounts = self._ledger.accounts
         statuses: dict[UUID, ConnectionStatus] = {i: c.status for i, c in self._connections.items()}
         return TenantSnapshot(
             tenant_id=self.spec.tenant_id,
             name=self.spec.name,
             state=writer_state if writer_state and self.state == "running" else self.state,
             connections=statuses,
-            buffered=len(self._buffer),
-            received_total=self._buffer.received_total,
-            committed_total=self._buffer.committed_total,
-            last_commit_at=self._buffer.last_commit_at,
+            buffered=accounts.in_journal,
+            received_total=accounts.received,
+            committed_total=accounts.committed,
+            last_commit_at=self._ledger.last_commit_at,
             last_error=writer_error or _first_error(statuses),
+            accounts=accounts,
         )
 
     # --- tasks
@@ -200,6 +271,7 @@ class Tenant:
     async def _follow_spec(
         self,
         nursery: trio.Nursery,
+        journal: Journal,
         deliveries: trio.MemorySendChannel[Delivery],
         device_threads: trio.CapacityLimiter,
         connecting: trio.CapacityLimiter,
@@ -209,7 +281,7 @@ class Tenant:
             self._changed = trio.Event()
             wanted = self.spec.connections
             for connection_id in self._connections.keys() - wanted.keys():
-                del self._connections[connection_id]
+                self._connections.pop(connection_id).discard()
                 self._scopes.pop(connection_id).cancel()
                 log.info("connection removed", connection_id=str(connection_id))
             for connection_id, spec in wanted.items():
@@ -223,28 +295,33 @@ class Tenant:
                         connecting=connecting,
                         settings=self._settings.device,
                         metrics=self._metrics,
+                        memory=journal,
                     )
                     scope = trio.CancelScope()
                     self._connections[connection_id] = connection
                     self._scopes[connection_id] = scope
-                    nursery.start_soon(_run_in_scope, connection, scope, name=f"connection {connection_id}")
+                    nursery.start_soon(_run_in_scope, connection.run, scope, name=f"connection {connection_id}")
                 elif running.spec != spec:
                     running.update(spec)
             await self._changed.wait()
 
-    async def _run_maintenance(self, scope: trio.CancelScope) -> None:
+    async def _run_upkeep(self, journal: Journal) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.run, name="journal upkeep")
+            nursery.start_soon(self._run_maintenance, name="partition maintenance")
+
+    async def _run_maintenance(self) -> None:
         """Keep the partitions of the days ahead; a database that is away is the writer's to report."""
-        with scope:
-            while True:
-                try:
-                    await maintain_partitions(
-                        self.spec.database_url, connect_timeout_s=self._settings.db_connect_timeout_ms / 1000
-                    )
-                    delay = _MAINTENANCE_S
-                except DatabaseError as error:
-                    log.debug("partition maintenance failed, trying again", error=str(error))
-                    delay = _MAINTENANCE_RETRY_S
-                await trio.sleep(delay)
+        while True:
+            try:
+                await maintain_partitions(
+                    self.spec.database_url, connect_timeout_s=self._settings.db_connect_timeout_ms / 1000
+                )
+                delay = _MAINTENANCE_S
+            except DatabaseError as error:
+                log.debug("partition maintenance failed, trying again", error=str(error))
+                delay = _MAINTENANCE_RETRY_S
+            await trio.sleep(delay)
 
     def _open_sink(self) -> AbstractAsyncContextManager[TenantWriter]:
         return open_tenant_writer(
@@ -255,9 +332,9 @@ class Tenant:
         )
 
 
-async def _run_in_scope(connection: Connection, scope: trio.CancelScope) -> None:
+async def _run_in_scope(run: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
     with scope:
-        await connection.run()
+        await run()
 
 
 def _first_error(statuses: Mapping[UUID, ConnectionStatus]) -> str | None:

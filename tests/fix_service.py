@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -154,11 +156,18 @@ def stored(url: SecretStr, node_id: str | None = None) -> list[tuple[Any, ...]]:
 async def open_service(
     postgres: PostgresServer, master_url: SecretStr | None = None, **settings: Any
 ) -> AsyncIterator[RunningService]:
-    """A service on a master database of ``postgres``; stopped and drained at the end of the block."""
+    """A service on a master database of ``postgres``; stopped and drained at the end of the block.
+
+    Its journals are in ``journal_dir``, else in a directory that goes with it.
+    """
     url = master_url if master_url is not None else await trio.to_thread.run_sync(postgres.create_master)
-    loaded = Settings.load(**{**FAST, **settings})
     metrics = Metrics()
-    async with open_master(url, connect_timeout_s=10, statement_timeout_s=10) as master, trio.open_nursery() as nursery:
+    async with AsyncExitStack() as stack:
+        if "journal_dir" not in settings:
+            settings["journal_dir"] = Path(stack.enter_context(TemporaryDirectory(prefix="scada-trio-journal-")))
+        loaded = Settings.load(**{**FAST, **settings})
+        master = await stack.enter_async_context(open_master(url, connect_timeout_s=10, statement_timeout_s=10))
+        nursery = await stack.enter_async_context(trio.open_nursery())
         service = Service(loaded, master, SECRETS, metrics)
         stop, done = trio.Event(), trio.Event()
 

@@ -1,27 +1,30 @@
-"""Batches by count and age, acceptance, and what happens when the buffer is full or the input ends."""
+"""Batches by count and age, acceptance, and what happens when the journal is full or the input ends."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import pytest
 import trio
 import trio.testing
 from prometheus_client import generate_latest
 
-from scada_trio.aggregator import Aggregator
-from scada_trio.buffer import ReadingBuffer
+from scada_trio.aggregator import Aggregator, CommitPace
+from scada_trio.journal import Journal
 from scada_trio.metrics import Metrics
-from scada_trio.readings import Batch, Delivery, TagTable
-from tests.test_buffer import block
+from scada_trio.readings import Batch, Delivery, ReadingBlock, TagTable
+from tests.fix_journal import Place, block
 
 
 @dataclass
 class Stage:
     """An aggregator with its channels, and the numbers of the deliveries that it accepted."""
 
-    buffer: ReadingBuffer
+    journal: Journal
     deliveries: trio.MemorySendChannel[Delivery]
     batches: trio.MemoryReceiveChannel[Batch]
     metrics: Metrics
@@ -32,28 +35,37 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage(*, limit: int = 1000, max_readings: int = 10, max_age_s: float = 5.0) -> AsyncIterator[Stage]:
+async def open_stage(
+    place: Place, *, max_readings: int = 10, max_age_s: float = 5.0, tenants: int = 1, **settings: Any
+) -> AsyncIterator[Stage]:
+    """Time does not pass while the journal is written: it is called in the loop."""
     metrics = Metrics()
     deliveries_in, deliveries = trio.open_memory_channel[Delivery](100)
     batches_in, batches = trio.open_memory_channel[Batch](1)
-    buffer = ReadingBuffer(limit)
-    aggregator = Aggregator(
-        buffer,
-        deliveries,
-        batches_in,
-        max_readings=max_readings,
-        max_age_s=max_age_s,
-        metrics=metrics.tenant(uuid4(), TagTable()),
-    )
-    async with trio.open_nursery() as nursery:
+    settings = {"row_readings": max_readings, **settings}
+    async with place.open(inline=True, **settings) as journal, trio.open_nursery() as nursery:
+        aggregator = Aggregator(
+            journal,
+            deliveries,
+            batches_in,
+            max_readings=max_readings,
+            max_age_s=max_age_s,
+            pace=CommitPace(tenants),
+            metrics=metrics.tenant(uuid4(), TagTable()),
+        )
         nursery.start_soon(aggregator.run)
-        yield Stage(buffer, deliveries_in, batches, metrics)
+        yield Stage(journal, deliveries_in, batches, metrics)
         nursery.cancel_scope.cancel()
 
 
-async def test_a_full_batch_goes_at_once(autojump_clock: trio.testing.MockClock) -> None:
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "journal")
+
+
+async def test_a_full_batch_goes_at_once(place: Place, autojump_clock: trio.testing.MockClock) -> None:
     """The count decides before the age does."""
-    async with open_stage(max_readings=10) as stage:
+    async with open_stage(place, max_readings=10) as stage:
         started = trio.current_time()
         await stage.deliver(0, 10)
         batch = await stage.batches.receive()
@@ -61,9 +73,11 @@ async def test_a_full_batch_goes_at_once(autojump_clock: trio.testing.MockClock)
         assert trio.current_time() == started
 
 
-async def test_a_small_batch_goes_when_its_oldest_reading_is_old(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_small_batch_goes_when_its_oldest_reading_is_old(
+    place: Place, autojump_clock: trio.testing.MockClock
+) -> None:
     """The age counts from the oldest reading, not from the newest."""
-    async with open_stage(max_readings=100, max_age_s=5) as stage:
+    async with open_stage(place, max_readings=100, max_age_s=5) as stage:
         started = trio.current_time()
         await stage.deliver(0, 1)
         await trio.sleep(4)
@@ -73,37 +87,64 @@ async def test_a_small_batch_goes_when_its_oldest_reading_is_old(autojump_clock:
         assert trio.current_time() - started == 5
 
 
-async def test_deliveries_are_accepted_in_order(autojump_clock: trio.testing.MockClock) -> None:
+async def test_deliveries_are_accepted_in_order(place: Place, autojump_clock: trio.testing.MockClock) -> None:
     """Each acceptance is told once, in the order of arrival, whether or not a batch is due."""
-    async with open_stage(max_readings=1000) as stage:
+    async with open_stage(place, max_readings=1000) as stage:
         for number in range(20):
             await stage.deliver(number, 1)
-        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(1)
         assert stage.accepted == list(range(20))
-        assert stage.buffer.received_total == 20
+        assert stage.journal.received_total == 20
 
 
-async def test_a_full_buffer_holds_acceptance_until_there_is_room(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_full_journal_holds_acceptance_until_there_is_room(
+    place: Place, autojump_clock: trio.testing.MockClock
+) -> None:
     """Beyond the bound nothing is accepted and nothing dropped; it is counted, and goes on with the next commit."""
-    async with open_stage(limit=20, max_readings=10) as stage:
-        for number in range(5):
-            await stage.deliver(number, 10)
-            await trio.testing.wait_all_tasks_blocked()
-        assert stage.accepted == [0, 1]
+    async with open_stage(place, max_readings=1000, max_bytes=200_000) as stage:
+        for number in range(30):
+            await stage.deliver(number, 1000)
+            await trio.sleep(1)
+        held_at = len(stage.accepted)
+        assert 2 < held_at < 20
+        assert stage.accepted == list(range(held_at))
         assert b"scada_buffer_full_total" in generate_latest(stage.metrics.registry)
         total = 0
-        for _ in range(5):
+        while total < 30_000:
             batch = await stage.batches.receive()
-            stage.buffer.committed(batch)
+            await stage.journal.committed(batch)
             total += len(batch)
-            await trio.testing.wait_all_tasks_blocked()
-        assert total == 50
-        assert stage.accepted == [0, 1, 2, 3, 4]
+        assert total == 30_000
+        assert stage.accepted == list(range(30))
 
 
-async def test_closing_the_input_flushes_everything(autojump_clock: trio.testing.MockClock) -> None:
+async def test_all_that_waits_is_one_transaction(place: Place, autojump_clock: trio.testing.MockClock) -> None:
+    """The first delivery after a quiet time is accepted at once; what comes then, together when the pace allows."""
+    async with open_stage(place, max_readings=1000, tenants=100) as stage:
+        commits: list[float] = []
+        original = stage.journal.append
+
+        async def append(blocks: list[ReadingBlock]) -> None:
+            commits.append(trio.current_time())
+            await original(blocks)
+
+        stage.journal.append = append  # type: ignore[method-assign]
+        started = trio.current_time()
+        for number in range(100):
+            await stage.deliver(number, 1)
+            await trio.sleep(0.01)
+        await trio.sleep(1)
+        assert stage.accepted == list(range(100))
+        assert [round(at - started, 6) for at in commits] == [0, 0.5, 1.0]
+
+
+def test_the_pace_of_commits_falls_as_tenants_grow() -> None:
+    assert [CommitPace(tenants).interval_s for tenants in (1, 20, 200, 5000)] == [0.005, 0.1, 1.0, 1.0]
+
+
+async def test_closing_the_input_flushes_everything(place: Place, autojump_clock: trio.testing.MockClock) -> None:
     """When the last sender closes, what waits goes out at once and the output closes."""
-    async with open_stage(max_readings=1000, max_age_s=3600) as stage:
+    async with open_stage(place, max_readings=1000, max_age_s=3600) as stage:
         started = trio.current_time()
         for number in range(7):
             await stage.deliver(number, 3)
@@ -113,9 +154,9 @@ async def test_closing_the_input_flushes_everything(autojump_clock: trio.testing
         assert trio.current_time() == started
 
 
-async def test_a_writer_that_is_busy_makes_larger_batches(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_writer_that_is_busy_makes_larger_batches(place: Place, autojump_clock: trio.testing.MockClock) -> None:
     """While no batch is taken, small ones are merged up to the size of a batch."""
-    async with open_stage(max_readings=10, max_age_s=1) as stage:
+    async with open_stage(place, max_readings=10, max_age_s=1) as stage:
         for number in range(30):
             await stage.deliver(number, 1)
             await trio.sleep(0.5)

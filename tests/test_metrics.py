@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from scada_trio.accounts import Ledger
 from scada_trio.metrics import Metrics, TenantMetrics
-from scada_trio.readings import TagTable
+from scada_trio.readings import TagTable, WriteResult
 
 TENANT = UUID("11111111-1111-4111-8111-111111111111")
 OTHER = UUID("22222222-2222-4222-8222-222222222222")
@@ -30,16 +31,15 @@ def metrics() -> Metrics:
 def used(metrics: Metrics, tenant_id: UUID, tags: TagTable | None = None) -> TenantMetrics:
     """A tenant that has touched every one of its families."""
     tags = TagTable() if tags is None else tags
-    tenant = metrics.tenant(tenant_id, tags)
+    ledger = Ledger()
+    tenant = metrics.tenant(tenant_id, tags, ledger)
+    ledger.received(10, in_journal=10)
+    ledger.committed(WriteResult(2, duplicates=1, replaced=1, quarantined=1), in_journal=5)
+    ledger.lost(1, in_journal=4)
     tenant.active_connections.set(2)
     tenant.write_duration.observe(0.2)
     tenant.batch_size.observe(1500)
-    tenant.buffer_size.set(7)
-    tenant.buffer_limit.set(100)
     tenant.buffer_full.inc()
-    tenant.received.inc(3)
-    tenant.duplicate.inc()
-    tenant.replaced.inc()
     tenant.connection_error(LINK, "unreachable")
     tenant.unstorable("string", 2)
     tenant.timestamp_substituted("server", 1)
@@ -47,6 +47,8 @@ def used(metrics: Metrics, tenant_id: UUID, tags: TagTable | None = None) -> Ten
     tenant.queue_overflow(LINK, 4)
     tenant.write_retry("57P01")
     tenant.restarted()
+    tenant.lost("journal_full", 1)
+    tenant.lost("sequence_gap", None)
     tenant.committed(column(tags.index_of(WELL, "ns=2;s=Pressure")))
     return tenant
 
@@ -111,6 +113,21 @@ def test_tenants_without_traffic_show_zeros(metrics: Metrics) -> None:
     metrics.tenant(TENANT, TagTable())
     for name in ("scada_active_connections", "scada_buffer_size", "scada_readings_received_total"):
         assert value(metrics, name, {"tenant_id": str(TENANT)}) == 0
+
+
+def test_received_is_the_sum_of_what_became_of_the_readings(metrics: Metrics) -> None:
+    used(metrics, TENANT)
+    labels = {"tenant_id": str(TENANT)}
+
+    def total(*names: str) -> float:
+        return sum(value(metrics, f"scada_readings_{name}_total", labels) or 0 for name in names)
+
+    fates = total("written", "duplicate", "replaced", "quarantined", "lost_accepted")
+    in_journal = value(metrics, "scada_buffer_size", labels)
+    assert in_journal == 4
+    assert total("received", "recovered") == fates + in_journal == 10
+    assert value(metrics, "scada_losses_total", labels | {"reason": "sequence_gap"}) == 1
+    assert value(metrics, "scada_readings_lost_total", labels | {"reason": "sequence_gap"}) == 0
 
 
 def test_no_series_tells_when_it_was_created(metrics: Metrics) -> None:

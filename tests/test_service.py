@@ -259,7 +259,7 @@ async def test_one_tenants_trouble_costs_the_other_nothing(postgres: PostgresSer
     async with (
         open_device("node-opcua", nodes=["G"], users={"operator": "right-word"}) as guarded,
         open_device("asyncua", nodes=["N"]) as device,
-        open_service(postgres, buffer_max_readings=50) as running,
+        open_service(postgres) as running,
     ):
         troubled = await running.add_tenant(UNREACHABLE)
         well = await running.add_tenant(tenant_url)

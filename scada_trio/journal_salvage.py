@@ -1,0 +1,384 @@
+"""A damaged journal: set aside under another name, with everything that can still be read saved into a new file.
+
+Blocks, for a worker thread; `scada_trio.journal` opens its files through it. Nothing is deleted:
+``<name>.corrupt-<UTC time>`` is for whoever wants to look.
+
+    X.sqlite ──► X.sqlite.new ──► X.sqlite.ready ── from here on it will be so ──► X.sqlite
+                                  X.sqlite, -wal, -shm ──► X.sqlite.corrupt-20260131T120000Z, -wal, -shm
+
+Sequences and the journal's id stay what they were, so that the database's cursor goes on meaning what it meant.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+from uuid import UUID, uuid4
+
+import numpy as np
+
+from scada_trio.errors import JournalCorrupt, JournalUnavailable
+from scada_trio.journal_file import Contents, JournalFile, Space, Sync, Work
+from scada_trio.journal_rows import (
+    BYTES_A_READING,
+    Record,
+    TagKey,
+    checksum,
+    read_loss,
+    read_row,
+    read_subscription,
+    read_tag,
+)
+from scada_trio.losses import Loss, LossReason, RememberedSubscription
+from scada_trio.readings import ReadingBlock
+
+_SIDE_FILES: Final = ("-wal", "-shm")
+_TOGETHER: Final = 100_000  # readings of one transaction
+_WAL_HEADER: Final = struct.Struct(">8I")
+_FRAME_HEADER: Final = struct.Struct(">6I")
+_WAL_MAGIC: Final = 0x377F0682
+_PARSE_ERRORS: Final = (JournalCorrupt, ValueError, TypeError, KeyError, AssertionError)
+
+
+@dataclass(slots=True)
+class Known:
+    """What the process that used the file has in memory of it: it need not be read, and is written as it is.
+
+    ``tags`` are all of the tenant's, in the order of their numbers. Blocks of ``records`` take the place of all in the
+    file up to ``through``.
+    """
+
+    journal_id: UUID | None = None
+    tags: Sequence[TagKey] = ()
+    records: Sequence[Record] = ()
+    through: int = 0
+
+
+@dataclass(slots=True)
+class Salvaged:
+    """``losses`` tell what is gone, by time; counts where they are known."""
+
+    aside: Path
+    losses: list[Loss] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Opened:
+    """``damage`` is why the file was set aside, with what that cost; None where it was sound."""
+
+    file: JournalFile
+    contents: Contents
+    space: Space
+    damage: str | None = None
+    aside: Path | None = None
+    losses: list[Loss] = field(default_factory=list)
+
+
+def open_file(path: Path, sync: Sync, known: Known) -> Opened:
+    """The tenant's journal, made if need be; a damaged one is set aside. Raises `JournalUnavailable`."""
+    try:
+        _finish(path)
+        if not path.exists():
+            new = path.with_name(path.name + ".new")  # so that an empty file is never one that was just being made
+            JournalFile.create(new, uuid4()).close()
+            new.rename(path)
+        return _open_sound(path, sync, known)
+    except JournalCorrupt as error:
+        return exchange_file(path, sync, known, str(error))
+    except OSError as error:
+        raise JournalUnavailable(f"JOURNAL_DIR: {error.strerror}: {path.name}") from error
+
+
+def exchange_file(path: Path, sync: Sync, known: Known, damage: str) -> Opened:
+    """Set the file aside and open the one that takes its place."""
+    salvaged = set_aside(path, known)
+    opened = _open_sound(path, sync, known)
+    opened.damage, opened.aside = damage, salvaged.aside
+    opened.losses += salvaged.losses
+    return opened
+
+
+def _open_sound(path: Path, sync: Sync, known: Known) -> Opened:
+    wal_frames = committed_frames(path.with_name(path.name + "-wal"))
+    if path.stat().st_size == 0:
+        raise JournalCorrupt("the file is empty")
+    file = JournalFile.open(path, sync)
+    try:
+        cut = wal_frames < 0 or wal_frames > file.valid_frames()
+        kept = _keep_wal(path) if cut else None  # before the next transaction overwrites it
+        opened = Opened(file, file.begin(), file.space())
+        shared = min(len(known.tags), len(opened.contents.tags))
+        if list(known.tags[:shared]) != opened.contents.tags[:shared]:
+            raise JournalCorrupt("its tag numbers are not those of this process")
+    except BaseException:
+        file.close()
+        raise
+    if kept is not None:
+        opened.damage, opened.aside = "the WAL is damaged", kept.aside
+        opened.losses += kept.losses
+    return opened
+
+
+def set_aside(path: Path, known: Known) -> Salvaged:
+    """Replace the damaged file; raises `JournalUnavailable` and leaves it as it was where there is no room for that."""
+    new = path.with_name(path.name + ".new")
+    _remove(new)
+    aside = path.with_name(f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    salvaged = Salvaged(aside)
+    try:
+        with JournalReader(path) as reader:
+            _copy(reader, new, known, salvaged)
+        new.rename(path.with_name(path.name + ".ready"))
+        _exchange(path, aside)
+    except OSError as error:
+        raise JournalUnavailable(f"JOURNAL_DIR: {error.strerror}: {path.name}") from error
+    return salvaged
+
+
+def _finish(path: Path) -> None:
+    """What a process that died in `set_aside` or while it made a file has left behind."""
+    if path.with_name(path.name + ".ready").exists():
+        _exchange(path, path.with_name(f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"))
+    _remove(path.with_name(path.name + ".new"))
+
+
+def _exchange(path: Path, aside: Path) -> None:
+    for suffix in ("", *_SIDE_FILES):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    path.with_name(path.name + ".ready").rename(path)
+
+
+def _remove(new: Path) -> None:
+    for suffix in ("", *_SIDE_FILES):
+        new.with_name(new.name + suffix).unlink(missing_ok=True)
+
+
+class JournalReader:
+    """Reads around the damage: row by row, from both ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> JournalReader:
+        self._connection = sqlite3.connect(self.path, isolation_level=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    def journal_id(self) -> UUID | None:
+        """None where it cannot be read."""
+        for row in self.rows("SELECT journal_id, epoch, crc FROM journal"):
+            if isinstance(row[0], bytes) and row[2] == checksum(row[0], row[1]):
+                return UUID(bytes=row[0])
+        return None
+
+    def rows(self, query: str, *values: object) -> Iterator[tuple[object, ...]]:
+        """Rows until SQLite cannot go on."""
+        with suppress(sqlite3.DatabaseError):
+            yield from self._connection.execute(query, values)
+
+    def table(self, name: str, key: str) -> Iterator[tuple[object, ...]]:
+        """Rows of a small table, those that a damaged page in its middle does not hide."""
+        found = set()
+        for order in ("ASC", "DESC"):
+            for row in self.rows(f"SELECT * FROM {name} ORDER BY {key} {order}"):  # noqa: S608 - constants
+                if row[0] not in found:
+                    found.add(row[0])
+                    yield row
+
+    def index(self) -> tuple[list[tuple[int, int, int, int]], bool]:
+        """(sequence, earliest and latest time, readings) of the blocks, in order; whether all of them."""
+        query = "SELECT sequence, from_us, to_us, length(data) FROM blocks ORDER BY sequence"
+        rows: list[tuple[int, int, int, int]] = []
+        try:
+            for row in self._connection.execute(query):
+                rows.append(_indexed(row))
+        except (sqlite3.DatabaseError, TypeError):
+            tail: list[tuple[int, int, int, int]] = []
+            last = rows[-1][0] if rows else -1
+            with suppress(TypeError):
+                for row in self.rows(f"{query} DESC"):
+                    if _indexed(row)[0] <= last:
+                        break
+                    tail.append(_indexed(row))
+            return rows + tail[::-1], False
+        return rows, True
+
+    def record(self, sequence: int) -> Record | None:
+        """One block; None where it is damaged."""
+        for row in self.rows("SELECT * FROM blocks WHERE sequence = ?", sequence):
+            with suppress(JournalCorrupt):
+                return read_row(row)
+        return None
+
+
+def _indexed(row: tuple[object, ...]) -> tuple[int, int, int, int]:
+    if not all(isinstance(value, int) for value in row):
+        raise TypeError
+    sequence, from_us, to_us, length = row
+    return sequence, from_us, to_us, length // BYTES_A_READING  # type: ignore[return-value, operator]
+
+
+def _copy(reader: JournalReader, new: Path, known: Known, salvaged: Salvaged) -> None:
+    file = JournalFile.create(new, known.journal_id or reader.journal_id() or uuid4())
+    try:
+        tags = list(known.tags)
+        translate = _tag_translation(reader, tags)
+        file.commit(Work(tags=list(enumerate(tags)), records=list(known.records)))
+        _copy_blocks(reader, file, translate, known.through, salvaged)
+        file.commit(_small_tables(reader))
+    finally:
+        file.close()
+
+
+def _tag_translation(reader: JournalReader, tags: list[TagKey]) -> Callable[[Record], tuple[Record, int]]:
+    """What turns a block's tag numbers into those of ``tags``, which grows; and tells how many readings have none."""
+    numbers = {key: number for number, key in enumerate(tags)}
+    table: dict[int, int] = {}
+    for row in reader.table("tags", "number"):
+        with suppress(*_PARSE_ERRORS):
+            number, key = read_tag(row)
+            if key not in numbers:
+                numbers[key] = len(tags)
+                tags.append(key)
+            table[number] = numbers[key]
+    new_number = np.full(max(table, default=-1) + 1, -1, np.int32)
+    for number, new in table.items():
+        new_number[number] = new
+
+    def translate(record: Record) -> tuple[Record, int]:
+        block = record.block
+        inside = (block.tag >= 0) & (block.tag < len(new_number))
+        tag = np.where(inside, new_number[np.where(inside, block.tag, 0)] if len(new_number) else -1, -1)
+        tag = tag.astype(np.int32)
+        kept = tag >= 0
+        if kept.all():
+            return Record(record.sequence, ReadingBlock(tag, block.time_us, block.value, block.quality)), 0
+        columns = ReadingBlock(tag[kept], block.time_us[kept], block.value[kept], block.quality[kept])
+        return Record(record.sequence, columns), int(np.count_nonzero(~kept))
+
+    return translate
+
+
+def _copy_blocks(
+    reader: JournalReader,
+    file: JournalFile,
+    translate: Callable[[Record], tuple[Record, int]],
+    after: int,
+    salvaged: Salvaged,
+) -> None:
+    rows, complete = reader.index()
+    together: list[Record] = []
+    count = 0
+    damaged: list[tuple[int, int, int]] = []  # earliest and latest time, readings
+    for sequence, from_us, to_us, readings in rows:
+        if sequence <= after:
+            continue
+        record = reader.record(sequence)
+        if record is None:
+            damaged.append((from_us, to_us, readings))
+            continue
+        kept, without_tag = translate(record)
+        if without_tag:
+            damaged.append((from_us, to_us, without_tag))
+        if kept.count:
+            together.append(kept)
+            count += kept.count
+        if count >= _TOGETHER:
+            file.commit(Work(records=together))
+            together, count = [], 0
+    file.commit(Work(records=together))
+    if damaged:
+        first, last = min(row[0] for row in damaged), max(row[1] for row in damaged)
+        lost = sum(row[2] for row in damaged)
+        salvaged.losses.append(Loss(LossReason.JOURNAL_CORRUPT, None, first, last, lost, salvaged.aside.name))
+    if not complete:
+        salvaged.losses.append(_hole(reader.path, rows, salvaged.aside.name))
+
+
+def _hole(path: Path, rows: list[tuple[int, int, int, int]], detail: str) -> Loss:
+    """Blocks that cannot even be counted: somewhere between the two that are apart, else up to the file's last use."""
+    written_us = _last_written_us(path)
+    gaps = [(before[2], after[1]) for before, after in pairwise(rows) if after[0] - before[0] > 1]
+    from_us, to_us = gaps[-1] if gaps else (max((row[2] for row in rows), default=0), written_us)
+    return Loss(LossReason.JOURNAL_CORRUPT, None, min(from_us, to_us), to_us, None, detail)
+
+
+def _last_written_us(path: Path) -> int:
+    times = []
+    for suffix in ("", "-wal"):
+        with suppress(OSError):
+            times.append(path.with_name(path.name + suffix).stat().st_mtime_ns // 1000)
+    return max(times, default=time.time_ns() // 1000)
+
+
+def _small_tables(reader: JournalReader) -> Work:
+    losses: list[tuple[int, Loss]] = []
+    subscriptions: dict[UUID, RememberedSubscription | None] = {}
+    for row in reader.table("losses", "id"):
+        with suppress(*_PARSE_ERRORS):
+            losses.append(read_loss(row))
+    for row in reader.table("subscriptions", "connection_id"):
+        with suppress(*_PARSE_ERRORS):
+            connection_id, remembered = read_subscription(row)
+            subscriptions[connection_id] = remembered
+    return Work(losses=sorted(losses, key=lambda numbered: numbered[0]), subscriptions=subscriptions)
+
+
+# --- the WAL, which SQLite reads up to the first damaged frame and then ignores without a word
+
+
+def committed_frames(wal: Path) -> int:
+    """Number of the last frame of the WAL that ends a transaction; -1 where its header is damaged; 0 where it has none.
+
+    Frames that a former round through the file has left have another salt (SQLite, "WAL-mode File Format").
+    """
+    try:
+        data = wal.read_bytes()
+    except FileNotFoundError:
+        return 0
+    if not data.strip(b"\0"):
+        return 0
+    if len(data) < _WAL_HEADER.size:
+        return -1
+    magic, _, page_bytes, _, salt_1, salt_2, sum_1, sum_2 = _WAL_HEADER.unpack_from(data)
+    if magic & ~1 != _WAL_MAGIC or (sum_1, sum_2) != _wal_checksum(data[:24], big=bool(magic & 1)):
+        return -1
+    last = 0
+    step = _FRAME_HEADER.size + page_bytes
+    for number, offset in enumerate(range(_WAL_HEADER.size, len(data) - step + 1, step), 1):
+        _, database_pages, frame_1, frame_2, _, _ = _FRAME_HEADER.unpack_from(data, offset)
+        if database_pages and (frame_1, frame_2) == (salt_1, salt_2):
+            last = number
+    return last
+
+
+def _wal_checksum(data: bytes, *, big: bool) -> tuple[int, int]:
+    first = second = 0
+    for even, odd in struct.iter_unpack(">2I" if big else "<2I", data):
+        first = (first + even + second) & 0xFFFFFFFF
+        second = (second + odd + first) & 0xFFFFFFFF
+    return first, second
+
+
+def _keep_wal(path: Path) -> Salvaged:
+    """Copy a WAL aside of which SQLite will not use everything; what it holds may be lost, how much is not known."""
+    aside = path.with_name(f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-wal")
+    written_us = _last_written_us(path)
+    try:
+        shutil.copyfile(path.with_name(path.name + "-wal"), aside)
+    except OSError as error:
+        raise JournalUnavailable(f"JOURNAL_DIR: {error.strerror}: {path.name}") from error
+    return Salvaged(aside, [Loss(LossReason.JOURNAL_CORRUPT, None, written_us, written_us, None, aside.name)])
