@@ -23,7 +23,8 @@ from scada_trio.storage.connect import Connection, connect
 from scada_trio.storage.copy import RowTemplates, encode_rows
 from scada_trio.storage.embedded import EmbeddedServer
 from scada_trio.storage.migrate import migrate_tenant
-from scada_trio.storage.tenant_db import _write, _write_merging
+from scada_trio.storage.quarantine import Origin
+from scada_trio.storage.tenant_db import _Work, _write, _write_merging
 
 SIZES = (1, 10, 100, 1_000, 10_000)
 SERIES = 1_000
@@ -102,11 +103,15 @@ def run(server: EmbeddedServer, seconds: float) -> None:
     for index in range(SERIES):
         tags.index_of(wells[index % 50], f"ns=2;s=Well{index % 50:02d}.Tag{index:04d}")
     templates, readings = RowTemplates(tags), Readings(tags)
+
+    def work(batch: Batch, path: int) -> _Work:
+        return _Work(batch, Origin(buffers[path], batch.sequence), tags, templates)
+
     paths: dict[str, Write] = {
-        "COPY BINARY": lambda batch: void(_write(connection, batch, buffers[0], templates)),
+        "COPY BINARY": lambda batch: void(_write(connection, work(batch, 0))),
         "UNNEST": lambda batch: insert_from_unnest(connection, tags, buffers[1], batch),
         "staging": lambda batch: void(
-            _write_merging(connection, batch.sequence, buffers[2], encode_rows(batch.readings, templates))
+            _write_merging(connection, work(batch, 2), encode_rows(batch.readings, templates), [])
         ),
     }
     print("| rows a batch |" + "".join(f" {name}, ms | thousand rows/s |" for name in paths))
