@@ -19,8 +19,9 @@ from pydantic import SecretStr
 
 from scada_trio.config import Settings
 from scada_trio.errors import ConfigError
-from scada_trio.secrets import SecretBox
-from scada_trio.storage.embedded import open_embedded
+from scada_trio.secrets import SecretBox, SecretError
+from scada_trio.storage.embedded import EmbeddedServer, open_embedded
+from scada_trio.storage.master import open_master
 from scada_trio.storage.migrate import migrate_master
 
 log = structlog.get_logger()
@@ -50,7 +51,27 @@ async def open_instance(settings: Settings) -> AsyncIterator[Instance]:
     async with open_embedded(settings.data_dir / "postgres") as server:
         log.info("DATABASE_URL is not set: using the embedded PostgreSQL", data_dir=str(settings.data_dir.resolve()))
         await trio.to_thread.run_sync(partial(migrate_master, server.url))
-        yield Instance(server.url, SecretBox(key), embedded=True)
+        instance = Instance(server.url, SecretBox(key), embedded=True)
+        await _follow_port(settings, instance, server)
+        yield instance
+
+
+async def _follow_port(settings: Settings, instance: Instance, server: EmbeddedServer) -> None:
+    """Tenants whose databases are the embedded server's own are found at its port of today."""
+    async with open_master(
+        server.url,
+        connect_timeout_s=settings.db_connect_timeout_ms / 1000,
+        statement_timeout_s=settings.db_statement_timeout_ms / 1000,
+    ) as master:
+        for row in await master.list_tenants():
+            try:
+                url = instance.secrets.decrypt(row.database_url)
+            except SecretError:
+                continue  # the registry tells of it
+            name = url.get_secret_value().rpartition("/")[2]
+            if server.is_own(url) and url != server.database_url(name):
+                log.info("tenant database follows the embedded server to its new port", tenant=row.name)
+                await master.set_database_url(row.tenant_id, instance.secrets.encrypt(server.database_url(name)))
 
 
 def _load_or_make_key(data_dir: Path) -> SecretStr:

@@ -210,6 +210,16 @@ def test_without_a_database_url_the_embedded_one_is_used_and_said(bare: Cli) -> 
         assert (data_dir / "encryption.key").stat().st_mode & 0o777 == 0o600
 
 
+def test_tenants_of_the_embedded_server_follow_it_to_another_port(bare: Cli) -> None:
+    """Its port may be taken at the next start; what it stores of itself must not be lost with it."""
+    with _public_directory() as data_dir:
+        bare.ok("tenant", "add", "Moved", DATA_DIR=str(data_dir))
+        port_file = data_dir / "postgres" / "port"
+        port_file.write_text(f"{free_port()}\n")
+        checked = bare.ok("check", DATA_DIR=str(data_dir))
+        assert f":{port_file.read_text().strip()}/scada_tenant_moved" in checked
+
+
 @contextmanager
 def _public_directory() -> Iterator[Path]:
     import shutil

@@ -246,6 +246,14 @@ def add_tenant(connection: Connection, tenant_id: UUID, name: str, database_url:
         _notify(connection)
 
 
+def set_database_url(connection: Connection, tenant_id: UUID, database_url: str) -> None:
+    """Store where a tenant's database is now."""
+    with connection.transaction():
+        _lock(connection)
+        connection.execute("UPDATE tenants SET database_url = %s WHERE id::text = %s", [database_url, str(tenant_id)])
+        _notify(connection)
+
+
 def store_connection(connection: Connection, spec: ConnectionSpec, password: str | None) -> None:
     """See `scada_trio.storage.master.MasterDatabase.store_connection`."""
     with connection.transaction():

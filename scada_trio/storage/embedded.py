@@ -47,6 +47,7 @@ _START_TIMEOUT_S: Final = 60
 _STOP_TIMEOUT_S: Final = 30
 _ATTEMPTS: Final = 8  # a port may be taken meanwhile; a killed server's children take a moment to go
 _PAUSE_S: Final = 0.5
+_PORT_WAIT_S: Final = 15.0  # for the port of the last start: a killed server's children hold it until they notice
 _SETTINGS: Final[Mapping[str, str]] = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -255,21 +256,40 @@ class EmbeddedServer:
             self._users = None
 
     def _choose_port(self, *, as_before: bool) -> int:
-        """The port of the last start where it is free, else one that the system gives."""
+        """The port of the last start where it becomes free in time, else one that the system gives."""
         kept = self.server_dir / "port"
-        preferred = int(kept.read_text()) if as_before and kept.exists() else 0
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", preferred))
-            except OSError:
-                probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
+        if as_before and kept.exists():
+            port = int(kept.read_text())
+            deadline = time.monotonic() + _PORT_WAIT_S
+            while time.monotonic() < deadline:
+                if _free_port(port) is not None:
+                    return port
+                time.sleep(_PAUSE_S / 5)
+            log.warning("the embedded PostgreSQL gets another port, its last one is taken", port=port)
+        found = _free_port(0)
+        assert found is not None
+        return found
+
+    def is_own(self, url: SecretStr) -> bool:
+        """Whether ``url`` is that of a database of this server, at this port or at an earlier one."""
+        login = f"postgresql://{_SUPERUSER}:{self._password}@127.0.0.1:"
+        return url.get_secret_value().startswith(login)
 
     def _last_log_line(self) -> str:
         logs = [self.data / "start.log", *self.data.glob("log/*.log")]
         existing = sorted((path for path in logs if path.exists()), key=lambda path: path.stat().st_mtime)
         return _last_line(existing[-1].read_text(errors="replace")) if existing else "it wrote no log"
+
+
+def _free_port(port: int) -> int | None:
+    """``port``, or any where it is 0; None where it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return None
+        return int(probe.getsockname()[1])
 
 
 def _try_exclusive(file: IO[str]) -> bool:

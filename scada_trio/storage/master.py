@@ -88,6 +88,10 @@ class MasterDatabase:
         """Store an active tenant, ``database_url`` as it is; `ConfigurationRefused` where the name is taken."""
         await self._call(configuration.add_tenant, tenant_id, name, database_url)
 
+    async def set_database_url(self, tenant_id: UUID, database_url: str) -> None:
+        """Store where a tenant's database is now, as it is, and tell the listeners."""
+        await self._call(configuration.set_database_url, tenant_id, database_url)
+
     async def store_connection(self, spec: ConnectionSpec, password: str | None) -> None:
         """Store a connection and its tags in one transaction, and tell the listeners.
 
