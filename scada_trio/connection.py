@@ -81,7 +81,7 @@ class Connection:
     ) -> None:
         self.spec = spec
         self.status = ConnectionStatus()
-        self._memory = memory or NoMemory()
+        self._memory: ConnectionMemory = NoMemory() if memory is None else memory  # an empty journal is false
         self._outbox = Outbox(deliver)
         self._keeper = Keeper(spec.connection_id, self._memory, tags, self._outbox, self, leaves=memory is not None)
         self._tags = tags
