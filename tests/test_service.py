@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
+import grpc
 import psutil
 import pytest
 import trio
@@ -441,6 +442,36 @@ async def test_a_tenant_that_is_not_migrated_says_so_and_works_once_it_is(postgr
         await trio.to_thread.run_sync(migrate_tenant, url)
         await running.until_stored(tenant, "ns=1;s=A", 1.0)
         await running.until(lambda: running.snapshot(tenant).state == "running")
+
+
+async def test_a_connection_is_shown_with_what_it_lost(postgres: PostgresServer, tenant_url: SecretStr) -> None:
+    """GetConnection: refused tags and state from the link, the loss of a device's restart from the ledger."""
+    async with open_device("asyncua", nodes=["A"]) as device, open_service(postgres) as running:
+        tenant = await running.add_tenant(tenant_url)
+        connection = await running.add_connection(tenant, device.url, [tag("ns=1;s=A"), tag("ns=1;s=missing")])
+        await running.connected(tenant, connection, 1)
+        await device.write("A", 1.0, source_us=BASE_US)
+        await running.until_stored(tenant, "ns=1;s=A", 1.0)
+        await device.kill()
+        await running.until(lambda: running.status(tenant, connection).state != "connected")
+        await device.start()
+        await running.connected(tenant, connection, 1)
+
+        async def shown() -> bool:
+            answer = await running.call("GetConnection", connection_id=str(connection))
+            return [loss.reason for loss in answer.losses] == ["subscription_lost"]
+
+        await running.until_async(shown)
+        answer = await running.call("GetConnection", connection_id=str(connection))
+        await running.call("RemoveConnection", connection_id=str(connection))
+        with pytest.raises(grpc.RpcError) as gone:
+            await running.call("GetConnection", connection_id=str(connection))
+    assert (answer.tenant_id, answer.state, answer.tags_monitored) == (str(tenant), "connected", 1)
+    assert [(refused.node_id, refused.status) for refused in answer.tags_refused] == [
+        ("ns=1;s=missing", "BadNodeIdUnknown")
+    ]
+    assert answer.losses[0].from_time_us <= answer.losses[0].to_time_us
+    assert gone.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_connections_take_no_threads(postgres: PostgresServer, tenant_url: SecretStr) -> None:
