@@ -141,7 +141,7 @@ class EmbeddedServer:
     def start(self) -> None:
         """Start the server, which must not run; raises `ConfigError` with the last line of its log."""
         for attempt in range(_ATTEMPTS):
-            self.port = self._choose_port(as_before=attempt < _ATTEMPTS // 2)
+            self.port = self._choose_port(as_before=attempt < _ATTEMPTS - 2)
             options = " ".join(f"-c {name}={shlex.quote(value)}" for name, value in self._settings.items())
             arguments = ["-D", str(self.data), "-l", str(self.data / "start.log"), "-w", "-t", str(_START_TIMEOUT_S)]
             try:
