@@ -76,7 +76,7 @@ class RunningService:
         tenant_id = uuid4()
         await self.master.add_tenant(tenant_id, name or f"tenant {tenant_id}", SECRETS.encrypt(url))
         self.tenants[tenant_id] = url
-        await self.until(lambda: self.snapshot(tenant_id) is not None)
+        await self.until(lambda: getattr(self.snapshot(tenant_id), "state", "starting") != "starting")
         return tenant_id
 
     async def add_connection(self, tenant_id: UUID, url: str, tags: Iterable[Tag], **fields: Any) -> UUID:
