@@ -9,7 +9,7 @@ NPM := $(shell command -v npm 2>/dev/null)
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy clean
+.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy chaos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ format: install-dev ## put the code into its format
 
 proto: install-dev ## make the gRPC code from proto/scada.proto
 	@$(BIN)/python scripts/generate_proto.py
+
+chaos: install-dev ## break everything under load and account for every value (ARGS="--minutes 60 --seed 7")
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 bench-decode: install-dev ## values decoded and encoded per CPU second
 	@$(BIN)/python benchmarks/decode.py
