@@ -1,4 +1,4 @@
-"""The writer on a real journal, with a sink that fails on demand; a real database's failures are in test_storage_outages.py."""
+"""The writer on a real journal, with a sink that fails on demand; test_storage_outages.py breaks a real database."""
 
 from __future__ import annotations
 
