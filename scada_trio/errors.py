@@ -78,6 +78,10 @@ class JournalUnavailable(ScadaError):
     """The journal's file cannot be written or read now (disk full, no permission, used by another process): retry."""
 
 
+class JournalFull(JournalUnavailable):
+    """There is no room on the disk under it."""
+
+
 class JournalCorrupt(ScadaError):
     """The journal's file is damaged: set it aside, save what can be read, go on."""
 

@@ -115,6 +115,7 @@ class Journal:
             on_loss=on_loss,
             run_sync=run_sync,
             known=self._known,
+            empty=lambda: len(self) == 0,
             exchanged=self._exchanged,
         )
 

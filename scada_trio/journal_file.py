@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final, Literal
 from uuid import UUID, uuid4
 
-from scada_trio.errors import ConfigError, JournalCorrupt, JournalUnavailable
+from scada_trio.errors import ConfigError, JournalCorrupt, JournalFull, JournalUnavailable
 from scada_trio.journal_rows import (
     BYTES_A_READING,
     Record,
@@ -63,7 +63,6 @@ _SCHEMA: Final = (
     " subscription BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID",
 )
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
-_FULL: Final = frozenset({sqlite3.SQLITE_FULL})
 
 
 @dataclass(slots=True)
@@ -224,7 +223,8 @@ class JournalFile:
     def give_back(self, size_bytes: int) -> Space:
         """Return at most so many bytes of free pages to the file system; the WAL is emptied too where nobody reads."""
         with translated(self.path):
-            self._connection.execute(f"PRAGMA incremental_vacuum({size_bytes // _PAGE_BYTES})").fetchall()
+            # a script, since `execute` takes one step, and that is one page
+            self._connection.executescript(f"PRAGMA incremental_vacuum({size_bytes // _PAGE_BYTES})")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             used, free = self._pages()
         return self._space(used, free)
@@ -386,5 +386,6 @@ def translated(path: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if code in _CORRUPT:
             raise JournalCorrupt(f"{path.name}: {error}") from error
-        reason = "the disk is full" if code in _FULL else str(error)
-        raise JournalUnavailable(f"JOURNAL_DIR: {reason}: {path.name}") from error
+        if code == sqlite3.SQLITE_FULL:
+            raise JournalFull(f"JOURNAL_DIR: the disk is full: {path.name}") from error
+        raise JournalUnavailable(f"JOURNAL_DIR: {error}: {path.name}") from error

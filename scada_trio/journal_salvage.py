@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -38,14 +37,12 @@ from scada_trio.journal_rows import (
     read_subscription,
     read_tag,
 )
+from scada_trio.journal_wal import committed_frames
 from scada_trio.losses import Loss, LossReason, RememberedSubscription
 from scada_trio.readings import ReadingBlock
 
 _SIDE_FILES: Final = ("-wal", "-shm")
 _TOGETHER: Final = 100_000  # readings of one transaction
-_WAL_HEADER: Final = struct.Struct(">8I")
-_FRAME_HEADER: Final = struct.Struct(">6I")
-_WAL_MAGIC: Final = 0x377F0682
 _PARSE_ERRORS: Final = (JournalCorrupt, ValueError, TypeError, KeyError, AssertionError)
 
 
@@ -88,12 +85,31 @@ def open_file(path: Path, sync: Sync, known: Known) -> Opened:
     try:
         _finish(path)
         if not path.exists():
-            new = path.with_name(path.name + ".new")  # so that an empty file is never one that was just being made
-            JournalFile.create(new, uuid4()).close()
-            new.rename(path)
+            _make(path, uuid4())
         return _open_sound(path, sync, known)
     except JournalCorrupt as error:
         return exchange_file(path, sync, known, str(error))
+    except OSError as error:
+        raise JournalUnavailable(f"JOURNAL_DIR: {error.strerror}: {path.name}") from error
+
+
+def _make(path: Path, journal_id: UUID) -> None:
+    """By renaming, so that an empty file is never one that was just being made."""
+    new = path.with_name(path.name + ".new")
+    _remove(new)
+    JournalFile.create(new, journal_id).close()
+    new.rename(path)
+
+
+def start_over(path: Path, sync: Sync, known: Known) -> Opened:
+    """Delete the file, whose readings are all committed, and make another one of the same id.
+
+    The way out where the disk is so full that not even deleting rows is possible.
+    """
+    try:
+        _remove(path)
+        _make(path, known.journal_id or uuid4())
+        return _open_sound(path, sync, Known())
     except OSError as error:
         raise JournalUnavailable(f"JOURNAL_DIR: {error.strerror}: {path.name}") from error
 
@@ -158,9 +174,9 @@ def _exchange(path: Path, aside: Path) -> None:
     path.with_name(path.name + ".ready").rename(path)
 
 
-def _remove(new: Path) -> None:
+def _remove(path: Path) -> None:
     for suffix in ("", *_SIDE_FILES):
-        new.with_name(new.name + suffix).unlink(missing_ok=True)
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 class JournalReader:
@@ -171,6 +187,7 @@ class JournalReader:
 
     def __enter__(self) -> JournalReader:
         self._connection = sqlite3.connect(self.path, isolation_level=None)
+        self._connection.execute("PRAGMA writable_schema = on")  # else a file that is too short is not read at all
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -335,42 +352,6 @@ def _small_tables(reader: JournalReader) -> Work:
             connection_id, remembered = read_subscription(row)
             subscriptions[connection_id] = remembered
     return Work(losses=sorted(losses, key=lambda numbered: numbered[0]), subscriptions=subscriptions)
-
-
-# --- the WAL, which SQLite reads up to the first damaged frame and then ignores without a word
-
-
-def committed_frames(wal: Path) -> int:
-    """Number of the last frame of the WAL that ends a transaction; -1 where its header is damaged; 0 where it has none.
-
-    Frames that a former round through the file has left have another salt (SQLite, "WAL-mode File Format").
-    """
-    try:
-        data = wal.read_bytes()
-    except FileNotFoundError:
-        return 0
-    if not data.strip(b"\0"):
-        return 0
-    if len(data) < _WAL_HEADER.size:
-        return -1
-    magic, _, page_bytes, _, salt_1, salt_2, sum_1, sum_2 = _WAL_HEADER.unpack_from(data)
-    if magic & ~1 != _WAL_MAGIC or (sum_1, sum_2) != _wal_checksum(data[:24], big=bool(magic & 1)):
-        return -1
-    last = 0
-    step = _FRAME_HEADER.size + page_bytes
-    for number, offset in enumerate(range(_WAL_HEADER.size, len(data) - step + 1, step), 1):
-        _, database_pages, frame_1, frame_2, _, _ = _FRAME_HEADER.unpack_from(data, offset)
-        if database_pages and (frame_1, frame_2) == (salt_1, salt_2):
-            last = number
-    return last
-
-
-def _wal_checksum(data: bytes, *, big: bool) -> tuple[int, int]:
-    first = second = 0
-    for even, odd in struct.iter_unpack(">2I" if big else "<2I", data):
-        first = (first + even + second) & 0xFFFFFFFF
-        second = (second + odd + first) & 0xFFFFFFFF
-    return first, second
 
 
 def _keep_wal(path: Path) -> Salvaged:

@@ -4,6 +4,7 @@ Owns the open `JournalFile`, and what a connection wants remembered. Knows no or
 `scada_trio.journal`'s, which makes this and closes it.
 
     a disk that is full or away   the caller waits, nothing is accepted meanwhile
+    the same, with nothing left   the file is deleted and made anew: deleting rows takes room, too
     a damaged file                set aside, exchanged for one with what could be read, the call repeated
 """
 
@@ -21,10 +22,10 @@ import trio
 from scada_trio.accounts import Ledger
 from scada_trio.backoff import full_jitter
 from scada_trio.config import JournalSettings
-from scada_trio.errors import JournalCorrupt, JournalUnavailable
+from scada_trio.errors import JournalCorrupt, JournalFull, JournalUnavailable
 from scada_trio.journal_file import EPOCH_BITS, JournalFile, Space, Work
 from scada_trio.journal_rows import Record
-from scada_trio.journal_salvage import Known, Opened, exchange_file
+from scada_trio.journal_salvage import Known, Opened, exchange_file, start_over
 from scada_trio.losses import Loss, RecordLoss, RememberedSubscription
 from scada_trio.readings import TagTable
 
@@ -62,7 +63,8 @@ class OwnThread:
 class JournalStore:
     """``busy`` is held over `commit`, `call` and `exchange` and what follows from them; ``space`` is the file's size.
 
-    ``known`` tells what need not be read from a damaged file; ``exchanged`` is told of the new one.
+    ``known`` tells what need not be read from a damaged file, ``empty`` whether nothing in it is needed any more;
+    ``exchanged`` is told of the new one.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class JournalStore:
         on_loss: RecordLoss,
         run_sync: RunSync,
         known: Callable[[], Known],
+        empty: Callable[[], bool],
         exchanged: Callable[[Opened], None],
     ) -> None:
         self.busy = trio.Lock()
@@ -93,6 +96,8 @@ class JournalStore:
         self._on_loss = on_loss
         self._run_sync = run_sync
         self._known = known
+        self._empty = empty
+        self._full = False
         self._exchanged = exchanged
         self._next_loss = (opened.contents.epoch << EPOCH_BITS) + 1
         self._forget_through = 0
@@ -115,6 +120,8 @@ class JournalStore:
     async def tidy(self) -> None:
         """The same once; where the file is away it says so and leaves it to the next time."""
         try:
+            if self._stuck:
+                await self._start_over()
             async with self.busy:
                 if self.has_work:
                     await self.commit([])
@@ -156,6 +163,8 @@ class JournalStore:
         """Repeat ``step`` until the file lets it; cancelled meanwhile, it has not happened."""
         for delay in full_jitter(_RETRY_S, cap_s=_MAX_RETRY_S):
             try:
+                if self._stuck:
+                    await self._start_over()
                 await step()
             except JournalUnavailable as error:
                 self._note(error)
@@ -204,6 +213,7 @@ class JournalStore:
         if self.error is not None:
             log.info("journal is well again")
             self.error = None
+            self._full = False
         return result
 
     async def exchange(self, damage: str) -> None:
@@ -211,8 +221,25 @@ class JournalStore:
         if self._file is not None:
             file, self._file = self._file, None
             await self._run_sync(file.close)
-        opened = await self._run_sync(exchange_file, self._path, self._settings.sync, self._known(), damage)
+        self._adopt(await self._run_sync(exchange_file, self._path, self._settings.sync, self._known(), damage))
+
+    @property
+    def _stuck(self) -> bool:
+        """Whether the disk is full, and all readings in the file are committed."""
+        return self._full and self._empty()
+
+    async def _start_over(self) -> None:
+        async with self.busy:
+            if self._stuck:
+                if self._file is not None:
+                    file, self._file = self._file, None
+                    await self._run_sync(file.close)
+                self._adopt(await self._run_sync(start_over, self._path, self._settings.sync, self._known()))
+
+    def _adopt(self, opened: Opened) -> None:
+        """Go on with another file: what it does not have of what is known is to be written again."""
         self._file = opened.file
+        self._full = False
         self._tags_saved = len(opened.contents.tags)
         saved = {number for number, _ in opened.contents.losses}
         self._new_losses = [numbered for numbered in self.losses if numbered[0] not in saved]
@@ -235,6 +262,7 @@ class JournalStore:
         if self.error is None:
             log.error("journal is away, nothing is accepted meanwhile", error=str(error))
         self.error = str(error)
+        self._full = isinstance(error, JournalFull)
 
     def _report_damage(self, opened: Opened) -> None:
         if opened.damage is None:

@@ -1,0 +1,47 @@
+"""What stands in a WAL by itself: SQLite reads it up to the first damaged frame and ignores the rest without a word.
+
+Owns its layout (SQLite, "WAL-mode File Format"). Reads a file; starts nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Final
+
+_WAL_HEADER: Final = struct.Struct(">8I")
+_FRAME_HEADER: Final = struct.Struct(">6I")
+_WAL_MAGIC: Final = 0x377F0682
+
+
+def committed_frames(wal: Path) -> int:
+    """Number of the last frame of the WAL that ends a transaction; -1 where its header is damaged; 0 where it has none.
+
+    Frames that a former round through the file has left have another salt.
+    """
+    try:
+        data = wal.read_bytes()
+    except FileNotFoundError:
+        return 0
+    if not data.strip(b"\0"):
+        return 0
+    if len(data) < _WAL_HEADER.size:
+        return -1
+    magic, _, page_bytes, _, salt_1, salt_2, sum_1, sum_2 = _WAL_HEADER.unpack_from(data)
+    if magic & ~1 != _WAL_MAGIC or (sum_1, sum_2) != _wal_checksum(data[:24], big=bool(magic & 1)):
+        return -1
+    last = 0
+    step = _FRAME_HEADER.size + page_bytes
+    for number, offset in enumerate(range(_WAL_HEADER.size, len(data) - step + 1, step), 1):
+        _, database_pages, frame_1, frame_2, _, _ = _FRAME_HEADER.unpack_from(data, offset)
+        if database_pages and (frame_1, frame_2) == (salt_1, salt_2):
+            last = number
+    return last
+
+
+def _wal_checksum(data: bytes, *, big: bool) -> tuple[int, int]:
+    first = second = 0
+    for even, odd in struct.iter_unpack(">2I" if big else "<2I", data):
+        first = (first + even + second) & 0xFFFFFFFF
+        second = (second + odd + first) & 0xFFFFFFFF
+    return first, second
