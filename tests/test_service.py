@@ -27,7 +27,7 @@ from tests.test_opcua_values import NUMBERS, moment_of
 
 WELL = UUID(int=7)
 UNREACHABLE = SecretStr("postgresql://nobody:secret-word@127.0.0.1:1/nowhere")
-BASE_US = 1_780_000_000_000_000
+BASE_US = 1_700_000_000_000_000
 
 
 def is_written(row: tuple[Any, ...]) -> bool:
