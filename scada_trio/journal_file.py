@@ -60,7 +60,7 @@ _SCHEMA: Final = (
     " crc INTEGER NOT NULL, data BLOB NOT NULL)",
     "CREATE TABLE losses (id INTEGER PRIMARY KEY, loss BLOB NOT NULL, crc INTEGER NOT NULL)",
     "CREATE TABLE subscriptions (connection_id BLOB PRIMARY KEY, last_sequence INTEGER NOT NULL,"
-    " subscription BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID",
+    " heard_us INTEGER NOT NULL, subscription BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID",
 )
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 
@@ -75,7 +75,7 @@ class Work:
     losses: list[tuple[int, Loss]] = field(default_factory=list)
     reported_through: int = 0
     subscriptions: dict[UUID, RememberedSubscription | None] = field(default_factory=dict)
-    acknowledged: dict[UUID, int] = field(default_factory=dict)
+    acknowledged: dict[UUID, tuple[int, int]] = field(default_factory=dict)  # the last number, and when it was heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +193,10 @@ class JournalFile:
                     connection.execute("DELETE FROM subscriptions WHERE connection_id = ?", [connection_id.bytes])
                 else:
                     row = subscription_row(connection_id, remembered)
-                    connection.execute("REPLACE INTO subscriptions VALUES (?, ?, ?, ?)", row)
+                    connection.execute("REPLACE INTO subscriptions VALUES (?, ?, ?, ?, ?)", row)
             connection.executemany(
-                "UPDATE subscriptions SET last_sequence = ? WHERE connection_id = ?",
-                [(number, connection_id.bytes) for connection_id, number in work.acknowledged.items()],
+                "UPDATE subscriptions SET last_sequence = ?, heard_us = ? WHERE connection_id = ?",
+                [(*last, connection_id.bytes) for connection_id, last in work.acknowledged.items()],
             )
             used, free = self._pages()
         return self._space(used, free)

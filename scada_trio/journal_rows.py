@@ -18,7 +18,9 @@ from scada_trio.readings import ReadingBlock
 TagKey = tuple[UUID, str]
 
 BYTES_A_READING: Final = 21
-_SUBSCRIPTION_FIELDS: Final = [f.name for f in fields(RememberedSubscription) if f.name != "last_sequence"]
+_SUBSCRIPTION_FIELDS: Final = [
+    f.name for f in fields(RememberedSubscription) if f.name not in ("last_sequence", "heard_us")
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,14 +91,15 @@ def read_loss(row: tuple[object, ...]) -> tuple[int, Loss]:
 
 def read_subscription(row: tuple[object, ...]) -> tuple[UUID, RememberedSubscription]:
     """A row of ``subscriptions``; raises as `read_row`."""
-    connection_id, last_sequence, data, crc = row
+    connection_id, last_sequence, heard_us, data, crc = row
     if not isinstance(connection_id, bytes) or not isinstance(data, bytes) or crc != checksum(connection_id, data):
         raise JournalCorrupt("a subscription is damaged")
-    assert isinstance(last_sequence, int)
+    if not isinstance(last_sequence, int) or not isinstance(heard_us, int):
+        raise JournalCorrupt("a subscription is damaged")
     values = json.loads(data)
     values["items"] = {handle: (UUID(well), node, item) for handle, well, node, item in values["items"]}
     values["deadbands"] = dict(values["deadbands"])
-    return UUID(bytes=connection_id), RememberedSubscription(last_sequence=last_sequence, **values)
+    return UUID(bytes=connection_id), RememberedSubscription(last_sequence=last_sequence, heard_us=heard_us, **values)
 
 
 def block_row(record: Record) -> tuple[object, ...]:
@@ -126,7 +129,8 @@ def subscription_row(connection_id: UUID, remembered: RememberedSubscription) ->
     values["items"] = [(handle, str(well), node, item) for handle, (well, node, item) in remembered.items.items()]
     values["deadbands"] = list(remembered.deadbands.items())
     data = json.dumps(values).encode()
-    return connection_id.bytes, remembered.last_sequence, data, checksum(connection_id.bytes, data)
+    last = (remembered.last_sequence, remembered.heard_us)
+    return connection_id.bytes, *last, data, checksum(connection_id.bytes, data)
 
 
 def checksum(*parts: object) -> int:

@@ -10,6 +10,7 @@ Owns the open `JournalFile`, and what a connection wants remembered. Knows no or
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +105,7 @@ class JournalStore:
         self._reported_through = 0
         self._new_losses: list[tuple[int, Loss]] = []
         self._new_subscriptions: dict[UUID, RememberedSubscription | None] = {}
-        self._new_acknowledged: dict[UUID, int] = {}
+        self._new_acknowledged: dict[UUID, tuple[int, int]] = {}
         self._dirty = trio.Event()
         self.saw(opened.space)
         self._report_damage(opened)
@@ -315,6 +316,7 @@ class JournalStore:
         """See `Journal.remember_acknowledged`."""
         remembered = self.subscriptions.get(connection_id)
         if remembered is not None:
-            self.subscriptions[connection_id] = replace(remembered, last_sequence=sequence_number)
-            self._new_acknowledged[connection_id] = sequence_number
+            heard_us = time.time_ns() // 1000
+            self.subscriptions[connection_id] = replace(remembered, last_sequence=sequence_number, heard_us=heard_us)
+            self._new_acknowledged[connection_id] = (sequence_number, heard_us)
             self._dirty.set()

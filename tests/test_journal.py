@@ -234,6 +234,7 @@ async def test_subscriptions_are_remembered(place: Place) -> None:
         found = journal.remembered_subscription(connection)
         assert found is not None
         assert found.last_sequence == 3
+        assert found.heard_us > remembered.heard_us  # what is lost is lost since then, should it come to that
         assert found.items == remembered.items
         assert found.deadbands == {1: 0.5}
         assert journal.remembered_subscription(other) == remembered

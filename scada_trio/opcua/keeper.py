@@ -107,6 +107,7 @@ class Keeper:
     def items_are_there(self, *, changed: bool) -> None:
         """The subscription has the items that are wanted: what came since the last one was heard is lost."""
         if changed and self.kept is not None:
+            self.kept.intake.heard_us = self.kept.intake.heard_us or time.time_ns() // 1000
             self._memory.remember_subscription(self._connection_id, self.kept.to_remember())
         if self._lost_since is not None:
             (from_us, why), self._lost_since = self._lost_since, None
