@@ -47,6 +47,12 @@ def test_a_value_that_is_there_twice_is_duplicated(tmp_path: Path) -> None:
     assert settled(log, [1, 2, 2, 3, 4]) == Account(sent=4, written=4, duplicated=1)
 
 
+def test_a_value_that_the_device_sent_again_is_repeated(tmp_path: Path) -> None:
+    """Once for each time, and no more."""
+    log = counted(tmp_path / "log", ["handed", 1, 1, 1, 2, "1.1"], ["handed", 1, 2, 3, 4, "1.1"], ["again", 1, 2])
+    assert settled(log, [1, 2, 2, 3, 3, 4, 4, 4]) == Account(sent=4, written=4, duplicated=2, repeated=2)
+
+
 def test_a_lost_value_is_explained_by_the_ledger_alone(tmp_path: Path) -> None:
     """A loss covers its range, and nothing beyond the slack."""
     log = counted(tmp_path / "log", ["handed", 1, 1, 1, 5, "1.1"])

@@ -4,7 +4,9 @@
                 dropped, or that died with a subscription; of the other makers all between the first stored and the last
     written     owed values in the database, however often
     duplicated  rows of a value beyond its first
-    repeated    of the other makers: a value that a new subscription told again, which the unique index would refuse
+    repeated    the same where the device was asked for it once more: a notification that was accepted when the service
+                was killed, and not yet noted as such, is asked for by the next process, and a new subscription of the
+                other makers tells its first value again. The unique index that a tenant's table has refuses both
     in ledger   owed values that are not there, within a range of ``scada_loss`` of their connection
     unexplained owed values that are not there otherwise; and rows that no device made
     broken      acknowledged to a counting device, and not there: never, but where a journal was damaged
@@ -70,6 +72,7 @@ class DeviceLog:
     wall_us: NDArray[np.int64]
     owed: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     acknowledged: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    again: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
 
     @property
     def ticks(self) -> int:
@@ -114,6 +117,9 @@ class _HandedReader:
                 self._mark(self._log.owed, self._monitored(set_id), first, last)
             case ["dropped" | "died", first, last, set_id]:
                 self._mark(self._log.owed, self._monitored(set_id), first, last)
+            case ["again", subscription, number]:
+                first, last, set_id = self._handed[subscription, number]
+                self._mark(self._log.again, self._sets[set_id], first, last)
             case ["ack", subscription, numbers]:
                 for number in numbers:
                     first, last, set_id = self._handed[subscription, number]
@@ -217,9 +223,8 @@ class Series:
         missing = owed & ~there
         lost = missing & self._in_ledger()
         extra = np.maximum(counts - 1, 0)
-        repeated = np.zeros_like(extra)
-        if not self.counting and np.count_nonzero(extra) <= self.subscriptions and extra.max(initial=0) <= 1:
-            extra, repeated = repeated, extra
+        repeated = np.minimum(extra, self._may_repeat(node, extra))
+        extra = extra - repeated
         acknowledged = log.acknowledged.get(node, np.zeros(log.ticks, np.bool_))
         columns = {
             "sent": owed,
@@ -245,6 +250,12 @@ class Series:
         first = np.flatnonzero(counts)
         owed[: int(first[0]) if len(first) else None] = False
         return owed
+
+    def _may_repeat(self, node: int, extra: NDArray[Any]) -> NDArray[Any]:
+        """How many rows more than one the device itself may have caused, by tick."""
+        if self.counting:
+            return self.log.again.get(node, np.zeros(self.log.ticks, np.bool_)).astype(np.int64)
+        return np.full(self.log.ticks, int(np.count_nonzero(extra) <= self.subscriptions), np.int64)
 
     def _in_ledger(self) -> NDArray[np.bool_]:
         covered = np.zeros(self.log.ticks, np.bool_)

@@ -28,12 +28,17 @@ SHORT: Final = (
     "10 reconfigurations",
     "cut to device + kill -9 service",
     "kill -9 service",
+    "kill -9 service",
+    "kill -9 service",
+    "connection lost before commit",
+    "clock of device jumps",
+    "SIGSTOP device",
 )
 _MIXABLE: Final = tuple(name for name in FAULTS if name not in ("none", "corrupted journal"))
 
 
 def short(rng: random.Random) -> Iterator[str]:
-    """Every telling fault once, in a random order."""
+    """The telling faults, in a random order."""
     yield from rng.sample(SHORT, len(SHORT))
 
 

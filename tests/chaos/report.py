@@ -7,7 +7,7 @@ from rich.table import Table
 from tests.chaos.ledger import Account
 from tests.chaos.run import Outcome
 
-_COLUMNS = ("fault", "times", "values sent", "written", "duplicated", "in ledger", "unexplained", "broken")
+_COLUMNS = ("fault", "times", "values sent", "written", "duplicated", "repeated", "in ledger", "unexplained", "broken")
 
 
 def table(outcome: Outcome) -> Table:
@@ -43,6 +43,7 @@ def _row(name: str, account: Account) -> list[str]:
         account.sent,
         account.written,
         account.duplicated,
+        account.repeated,
         account.in_ledger,
         account.unexplained,
         account.broken,

@@ -10,6 +10,7 @@ The device of our own also logs what it did with the values:
 
     ["set", id, [nodes]]               variables that one subscription monitors
     ["handed", subscription, number, first, last, set]    in notification ``number``, values first to last of a set
+    ["again", subscription, number]    sent once more, as it was asked to
     ["ack", subscription, [numbers]]   acknowledged
     ["dropped", first, last, set]      its queue was full
     ["died", first, last, set]         never handed over: the subscription ended first

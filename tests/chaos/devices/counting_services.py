@@ -224,6 +224,7 @@ def _republish(device: Device, session: Session, parameters: Any) -> Any:
     message = subscription.kept.get(parameters.RetransmitSequenceNumber)
     if message is None:
         return ua.StatusCodes.BadMessageNotAvailable
+    device.log.write("again", parameters.SubscriptionId, parameters.RetransmitSequenceNumber)
     response = ua.RepublishResponse()
     response.NotificationMessage = struct_from_binary(ua.NotificationMessage, Buffer(message))
     return response
