@@ -41,6 +41,8 @@ app.add_typer(tenant_app, name="tenant")
 app.add_typer(connection_app, name="connection")
 quarantine_app = typer.Typer(no_args_is_help=True, help="Readings that a tenant's database refused.")
 app.add_typer(quarantine_app, name="quarantine")
+journal_app = typer.Typer(no_args_is_help=True, help="Readings that are accepted and not yet in a tenant's database.")
+app.add_typer(journal_app, name="journal")
 
 # a pipe has no width: nothing is cut for the width of a terminal that is not there
 out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
@@ -233,6 +235,38 @@ def _chosen(ids: list[int] | None, *, everything: bool) -> list[int] | None:
     if everything == bool(ids):
         raise InvalidField("--id", "give either ids or --all")
     return None if everything else ids
+
+
+@journal_app.command("status")
+def journal_status(
+    tenant: Annotated[str | None, typer.Option(help="Name or id of the tenant; all if left out.")] = None,
+    output: Annotated[OutputFormat, typer.Option("--format", help="How to print.")] = OutputFormat.TABLE,
+) -> None:
+    """Print what waits in each tenant's journal: how much, how large, how old."""
+    from scada_trio.commands.journal import status as command
+
+    _run(command, out, tenant=tenant, form=output.value)
+
+
+@journal_app.command("verify")
+def journal_verify(
+    tenant: Annotated[str | None, typer.Option(help="Name or id of the tenant; all if left out.")] = None,
+) -> None:
+    """Check all checksums; exit status 1 where something is damaged."""
+    from scada_trio.commands.journal import verify as command
+
+    _run(command, out, tenant=tenant)
+
+
+@journal_app.command("export")
+def journal_export(
+    tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")],
+    output: Annotated[Path, typer.Option(help="FILE.csv or FILE.parquet; must not exist.")],
+) -> None:
+    """Write the readings that wait to a file; the journal keeps them."""
+    from scada_trio.commands.journal import export as command
+
+    _run(command, out, tenant=tenant, output=output)
 
 
 @tenant_app.command("add")
