@@ -27,7 +27,8 @@ from tests.test_opcua_values import NUMBERS, moment_of
 
 WELL = UUID(int=7)
 UNREACHABLE = SecretStr("postgresql://nobody:secret-word@127.0.0.1:1/nowhere")
-BASE_US = 1_700_000_000_000_000
+# a month ago, a whole day: within the retention, and before what devices time themselves
+BASE_US = (int(time.time()) // 86_400 - 30) * 86_400_000_000
 
 
 def is_written(row: tuple[Any, ...]) -> bool:
