@@ -48,6 +48,7 @@ Sync = Literal["normal", "full"]
 EPOCH_BITS: Final = 36
 _PAGE_BYTES: Final = 4096
 _BUSY_S: Final = 0.2  # only an emptying of the WAL ever waits, for somebody who reads
+_CACHE_KIB: Final = 256  # nothing is read twice, and there are many tenants
 _WAL_PAGES: Final = 1000  # a checkpoint after so many; bounds the file beside the journal
 _VERSION: Final = 1
 _APPLICATION_ID: Final = 0x53434A4C  # "SCJL"
@@ -313,6 +314,7 @@ class JournalFile:
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
         connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {4 * _WAL_PAGES * _PAGE_BYTES}")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.execute(f"PRAGMA synchronous = {self._sync}")
 
     def _store_identity(self, journal_id: UUID, epoch: int) -> None:

@@ -371,3 +371,15 @@ async def test_a_process_killed_while_it_sets_a_file_aside_leaves_it_for_the_nex
     assert later.losses == []
     assert not ready.exists()
     assert len(later.aside) == (0 if step == "new" else 1)
+
+
+async def test_a_long_outage_costs_disk_and_not_memory(place: Place) -> None:
+    """A million readings wait in the file, the process grows by what it may keep in memory, and all come in order."""
+    place.directory.mkdir()
+    done = await trio.run_process(
+        [sys.executable, "-m", "tests.spool_a_million", str(place.directory)], cwd=ROOT, capture_stdout=True
+    )
+    grown_bytes, in_order, file_bytes = map(int, done.stdout.split())
+    assert in_order == 1_000_000
+    assert file_bytes > 15_000_000  # the rest is in the WAL
+    assert grown_bytes < 12_000_000
