@@ -362,6 +362,7 @@ class Journal:
         taken = [Record(batch.sequence, batch.readings) for batch in (*self._in_flight, *self._again)]
         return Known(
             self.journal_id,
+            self._next >> EPOCH_BITS,
             [self.tags.key(number) for number in range(len(self.tags))],
             taken + [record for _, record in self._head],
             self._head_through,

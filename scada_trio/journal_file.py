@@ -135,13 +135,13 @@ class JournalFile:
         return file
 
     @classmethod
-    def create(cls, path: Path, journal_id: UUID) -> JournalFile:
-        """A new file, empty."""
+    def create(cls, path: Path, journal_id: UUID, epoch: int = 0) -> JournalFile:
+        """A new file, empty. ``epoch`` is the last one of that id: its cursor must never be ahead of what comes."""
         with translated(path):
             file = cls(path, sqlite3.connect(path, isolation_level=None, check_same_thread=False))
         try:
             with translated(path):
-                file._create(journal_id)
+                file._create(journal_id, epoch)
         except BaseException:
             file.close()
             raise
@@ -296,7 +296,7 @@ class JournalFile:
 
     # --- inside
 
-    def _create(self, journal_id: UUID) -> None:
+    def _create(self, journal_id: UUID, epoch: int) -> None:
         self._connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -305,7 +305,7 @@ class JournalFile:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {_VERSION}")
-            self._store_identity(journal_id, 0)
+            self._store_identity(journal_id, epoch)
 
     def _prepare(self) -> None:
         connection = self._connection

@@ -50,11 +50,12 @@ _PARSE_ERRORS: Final = (JournalCorrupt, ValueError, TypeError, KeyError, Asserti
 class Known:
     """What the process that used the file has in memory of it: it need not be read, and is written as it is.
 
-    ``tags`` are all of the tenant's, in the order of their numbers. Blocks of ``records`` take the place of all in the
-    file up to ``through``.
+    ``epoch`` is that of its sequences. ``tags`` are all of the tenant's, in the order of their numbers. Blocks of
+    ``records`` take the place of all in the file up to ``through``.
     """
 
     journal_id: UUID | None = None
+    epoch: int = 0
     tags: Sequence[TagKey] = ()
     records: Sequence[Record] = ()
     through: int = 0
@@ -93,11 +94,11 @@ def open_file(path: Path, sync: Sync, known: Known) -> Opened:
         raise JournalUnavailable(f"JOURNAL_DIR: {error.strerror}: {path.name}") from error
 
 
-def _make(path: Path, journal_id: UUID) -> None:
+def _make(path: Path, journal_id: UUID, epoch: int = 0) -> None:
     """By renaming, so that an empty file is never one that was just being made."""
     new = path.with_name(path.name + ".new")
     _remove(new)
-    JournalFile.create(new, journal_id).close()
+    JournalFile.create(new, journal_id, epoch).close()
     new.rename(path)
 
 
@@ -108,7 +109,7 @@ def start_over(path: Path, sync: Sync, known: Known) -> Opened:
     """
     try:
         _remove(path)
-        _make(path, known.journal_id or uuid4())
+        _make(path, known.journal_id or uuid4(), known.epoch)
         return _open_sound(path, sync, Known())
     except OSError as error:
         raise JournalUnavailable(f"JOURNAL_DIR: {error.strerror}: {path.name}") from error
@@ -194,12 +195,12 @@ class JournalReader:
         with suppress(sqlite3.Error):
             self._connection.close()
 
-    def journal_id(self) -> UUID | None:
-        """None where it cannot be read."""
-        for row in self.rows("SELECT journal_id, epoch, crc FROM journal"):
-            if isinstance(row[0], bytes) and row[2] == checksum(row[0], row[1]):
-                return UUID(bytes=row[0])
-        return None
+    def identity(self) -> tuple[UUID | None, int]:
+        """Id and epoch; None and 0 where they cannot be read."""
+        for journal_id, epoch, crc in self.rows("SELECT journal_id, epoch, crc FROM journal"):
+            if isinstance(journal_id, bytes) and isinstance(epoch, int) and crc == checksum(journal_id, epoch):
+                return UUID(bytes=journal_id), epoch
+        return None, 0
 
     def rows(self, query: str, *values: object) -> Iterator[tuple[object, ...]]:
         """Rows until SQLite cannot go on."""
@@ -249,7 +250,8 @@ def _indexed(row: tuple[object, ...]) -> tuple[int, int, int, int]:
 
 
 def _copy(reader: JournalReader, new: Path, known: Known, salvaged: Salvaged) -> None:
-    file = JournalFile.create(new, known.journal_id or reader.journal_id() or uuid4())
+    journal_id, epoch = reader.identity()
+    file = JournalFile.create(new, known.journal_id or journal_id or uuid4(), max(known.epoch, epoch))
     try:
         tags = list(known.tags)
         translate = _tag_translation(reader, tags)

@@ -192,6 +192,61 @@ async def test_a_writer_that_drains_makes_room_on_a_full_disk(small_disk: SmallD
     assert place.ledger.accounts.unexplained == 0
 
 
+async def start_often(place: Place) -> None:
+    """More often than once a minute, so that sequences are ahead of those that the time alone would give."""
+    for _ in range(4):
+        async with place.restarted().open() as journal:
+            await journal.append([block(1)])
+            await journal.resolve(0)
+            await drain(journal)
+
+
+async def test_a_journal_made_anew_on_a_full_disk_stays_ahead_of_its_cursor(small_disk: SmallDisk) -> None:
+    """Else the database would take what is new for committed, and nobody would notice."""
+    place = Place(small_disk.directory / "journal")
+    await start_often(place)
+    async with place.open(memory_readings=1000) as journal:
+        await journal.append([block(1)])
+        before = await journal.take(1)
+        assert before is not None
+        await journal.committed(before)
+        small_disk.fill(journal)
+        async with trio.open_nursery() as nursery:
+
+            async def append_until_held() -> None:
+                while True:
+                    await journal.append([block(5000)])
+
+            nursery.start_soon(append_until_held)
+            while journal.error is None:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.cancel_scope.cancel()
+        await drain(journal)
+        with trio.fail_after(60):
+            await journal.append([block(5000, 1)])
+        after = await journal.take(5000)
+        assert after is not None
+        assert after.sequence > before.sequence
+
+
+async def test_a_journal_that_takes_a_damaged_ones_place_stays_ahead_of_its_cursor(place: Place) -> None:
+    """The same where the file was set aside."""
+    await start_often(place)
+    async with place.restarted().open() as journal:
+        await journal.append([block(1)])
+        before = await journal.take(1)
+        assert before is not None
+        await journal.committed(before)
+        journal_id = journal.journal_id
+        async with journal._store.busy:
+            await journal._store.exchange("the test says so")
+        await journal.append([block(1)])
+        after = await journal.take(1)
+        assert after is not None
+        assert journal.journal_id == journal_id
+        assert after.sequence > before.sequence
+
+
 # --- damage
 
 
