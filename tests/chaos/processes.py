@@ -23,7 +23,10 @@ _STARTS_WITHIN_S: Final = 90.0
 
 
 class Child:
-    """One process. ``wanted`` unset keeps it down; ``ready`` is set while it runs and has said so on stdout."""
+    """One process. ``wanted`` unset keeps it down; ``ready`` is set while it runs and has said so on stdout.
+
+    What it prints is appended to ``output``.
+    """
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class Child:
         *,
         ready: Callable[[Any], bool],
         environment: Mapping[str, str] | None = None,
+        output: Path | None = None,
     ) -> None:
         self.name = name
         self.starts = 0
@@ -40,6 +44,7 @@ class Child:
         self._command = list(command)
         self._environment = None if environment is None else {**os.environ, **environment}
         self._is_ready = ready
+        self._output = output
         self._wanted = trio.Event()
         self._wanted.set()
         self._process: trio.Process | None = None
@@ -92,6 +97,9 @@ class Child:
                 self._take(line)
 
     def _take(self, line: bytes) -> None:
+        if self._output is not None:
+            with self._output.open("ab") as file:
+                file.write(line + b"\n")
         try:
             entry = json.loads(line)
         except ValueError:

@@ -27,9 +27,11 @@ def markdown(outcome: Outcome) -> str:
 
 
 def rows(outcome: Outcome) -> list[list[str]]:
-    """Texts of all lines, the sum last."""
-    named = sorted(outcome.accounts.items())
-    return [_row(name, account) for name, account in [*named, ("all", outcome.total)]]
+    """Texts of all lines: rounds of one fault by its name, those of two together, the sum."""
+    named: dict[str, Account] = {}
+    for name, account in sorted(outcome.accounts.items(), key=lambda item: (" + " in item[0], item[0])):
+        named.setdefault("two at a time" if " + " in name else name, Account()).add(account)
+    return [_row(name, account) for name, account in [*named.items(), ("all", outcome.total)]]
 
 
 def verdict(outcome: Outcome) -> str:

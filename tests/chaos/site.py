@@ -273,6 +273,7 @@ async def _build(
             "DATA_DIR": str(directory / "data"),
             "JOURNAL_DIR": str(journal_dir / "journals"),
         },
+        output=directory / "service.log",
     )
     nursery.start_soon(service.run)
     await service.wait_ready()
