@@ -32,13 +32,16 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.mark.chaos
 async def test_every_value_is_stored_once_or_known_to_be_lost(directory: Path) -> None:
     """Service, database, devices, disks and networks fail in turn and together; the arithmetic comes out."""
     outcome = await run(directory, seed=SEED, plan=plans.short, restarts=5, scale=Scale(values_per_s=5_000))
     assert outcome.passed, "\n".join(outcome.findings)
     total = outcome.total
     assert total.sent == total.written + total.in_ledger
-    assert (total.duplicated, total.unexplained, total.broken) == (0, 0, 0)
+    assert (total.duplicated, total.unexplained) == (0, 0)
+    # what was acknowledged is gone only where the journal that had it was damaged, and then it is in the ledger
+    assert {fault for fault, account in outcome.accounts.items() if account.broken} <= {"corrupted journal"}
     assert table(outcome).row_count == len(outcome.accounts) + 1  # one of its rounds has two faults
 
 
