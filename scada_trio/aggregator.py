@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 import trio
 
-from scada_trio.journal import Journal
+from scada_trio.journal.queue import Journal
 from scada_trio.metrics import TenantMetrics
 from scada_trio.readings import Batch, Delivery
 

@@ -30,7 +30,7 @@ from scada_trio.backoff import full_jitter
 from scada_trio.config import Settings
 from scada_trio.desired import ConnectionSpec, TenantSpec
 from scada_trio.errors import DatabaseError, ScadaError, UnknownConnection, UnknownTenant
-from scada_trio.journal_file import prepare_directory
+from scada_trio.journal.file import prepare_directory
 from scada_trio.metrics import Metrics
 from scada_trio.readings import ReadingRows
 from scada_trio.registry import Registry

@@ -31,7 +31,7 @@ from scada_trio.config import Settings
 from scada_trio.connection import Connection
 from scada_trio.desired import TenantSpec
 from scada_trio.errors import DatabaseError, JournalUnavailable
-from scada_trio.journal import Journal, open_journal
+from scada_trio.journal.queue import Journal, open_journal
 from scada_trio.losses import Loss
 from scada_trio.metrics import Metrics
 from scada_trio.readings import Batch, Delivery, ReadingRows, TagTable

@@ -14,7 +14,7 @@ import trio
 
 from scada_trio.accounts import Ledger
 from scada_trio.config import JournalSettings
-from scada_trio.journal import Journal, open_journal
+from scada_trio.journal.queue import Journal, open_journal
 from scada_trio.losses import Loss
 from scada_trio.readings import ReadingBlock, TagTable
 

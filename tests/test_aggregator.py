@@ -14,7 +14,7 @@ import trio.testing
 from prometheus_client import generate_latest
 
 from scada_trio.aggregator import Aggregator, CommitPace
-from scada_trio.journal import Journal
+from scada_trio.journal.queue import Journal
 from scada_trio.metrics import Metrics
 from scada_trio.readings import Batch, Delivery, ReadingBlock, TagTable
 from tests.fix_journal import Place, block

@@ -15,8 +15,8 @@ import trio
 import trio.testing
 
 from scada_trio.errors import ConfigError, JournalUnavailable
-from scada_trio.journal import Journal
-from scada_trio.journal_file import prepare_directory
+from scada_trio.journal.file import prepare_directory
+from scada_trio.journal.queue import Journal
 from scada_trio.losses import Loss, LossReason, RememberedSubscription
 from scada_trio.readings import TagTable
 from tests.fix_journal import WELL, Place, block, drain

@@ -14,7 +14,7 @@ import pytest
 import trio
 from pydantic import SecretStr
 
-from scada_trio.journal_file import JournalFile
+from scada_trio.journal.file import JournalFile
 from scada_trio.metrics import Metrics
 from scada_trio.readings import Batch, ReadingBlock
 from scada_trio.storage.tenant_db import TenantWriter, open_tenant_writer

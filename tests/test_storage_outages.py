@@ -16,7 +16,7 @@ import pytest
 import trio
 from pydantic import SecretStr
 
-from scada_trio.journal import Journal
+from scada_trio.journal.queue import Journal
 from scada_trio.metrics import Metrics
 from scada_trio.readings import Batch, TagTable
 from scada_trio.storage.databases import with_database

@@ -14,7 +14,7 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from scada_trio.errors import BatchRejected, DatabaseError, DatabaseMisconfigured, DatabaseUnavailable
-from scada_trio.journal import Journal
+from scada_trio.journal.queue import Journal
 from scada_trio.losses import Loss, LossReason
 from scada_trio.metrics import Metrics
 from scada_trio.readings import Batch, TagTable, WriteResult

@@ -25,8 +25,8 @@ from scada_trio.commands.tenants import find_tenant
 from scada_trio.config import Settings
 from scada_trio.errors import ConfigurationRefused, InvalidField, JournalCorrupt, JournalUnavailable, ScadaError
 from scada_trio.instance import open_instance
-from scada_trio.journal_file import JournalFile
-from scada_trio.journal_rows import TagKey, read_row
+from scada_trio.journal.file import JournalFile
+from scada_trio.journal.rows import TagKey, read_row
 from scada_trio.readings import QUALITY_LABELS, ReadingBlock
 from scada_trio.registry import Registry
 

@@ -24,9 +24,9 @@ from scada_trio.accounts import Ledger
 from scada_trio.backoff import full_jitter
 from scada_trio.config import JournalSettings
 from scada_trio.errors import JournalCorrupt, JournalFull, JournalUnavailable
-from scada_trio.journal_file import EPOCH_BITS, JournalFile, Space, Work
-from scada_trio.journal_rows import Record
-from scada_trio.journal_salvage import Known, Opened, exchange_file, start_over
+from scada_trio.journal.file import EPOCH_BITS, JournalFile, Space, Work
+from scada_trio.journal.rows import Record
+from scada_trio.journal.salvage import Known, Opened, exchange_file, start_over
 from scada_trio.losses import Loss, RecordLoss, RememberedSubscription
 from scada_trio.readings import TagTable
 

@@ -28,10 +28,10 @@ import trio
 
 from scada_trio.accounts import Ledger
 from scada_trio.config import JournalSettings
-from scada_trio.journal_file import EPOCH_BITS, JournalFile, lock_file
-from scada_trio.journal_rows import BYTES_A_READING, Record
-from scada_trio.journal_salvage import Known, Opened, open_file
-from scada_trio.journal_store import JournalStore, OwnThread, RunSync
+from scada_trio.journal.file import EPOCH_BITS, JournalFile, lock_file
+from scada_trio.journal.rows import BYTES_A_READING, Record
+from scada_trio.journal.salvage import Known, Opened, open_file
+from scada_trio.journal.store import JournalStore, OwnThread, RunSync
 from scada_trio.losses import Loss, LossReason, RecordLoss, RememberedSubscription
 from scada_trio.readings import Batch, ReadingBlock, TagTable, WriteResult
 

@@ -26,8 +26,8 @@ from uuid import UUID, uuid4
 import numpy as np
 
 from scada_trio.errors import JournalCorrupt, JournalUnavailable
-from scada_trio.journal_file import Contents, JournalFile, Space, Sync, Work
-from scada_trio.journal_rows import (
+from scada_trio.journal.file import Contents, JournalFile, Space, Sync, Work
+from scada_trio.journal.rows import (
     BYTES_A_READING,
     Record,
     TagKey,
@@ -37,7 +37,7 @@ from scada_trio.journal_rows import (
     read_subscription,
     read_tag,
 )
-from scada_trio.journal_wal import committed_frames
+from scada_trio.journal.wal import committed_frames
 from scada_trio.losses import Loss, LossReason, RememberedSubscription
 from scada_trio.readings import ReadingBlock
 

@@ -27,7 +27,7 @@ from typing import Final, Literal
 from uuid import UUID, uuid4
 
 from scada_trio.errors import ConfigError, JournalCorrupt, JournalFull, JournalUnavailable
-from scada_trio.journal_rows import (
+from scada_trio.journal.rows import (
     BYTES_A_READING,
     Record,
     TagKey,
