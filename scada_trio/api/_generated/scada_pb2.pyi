@@ -1,4 +1,5 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -6,37 +7,165 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Order(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ORDER_NEWEST_FIRST: _ClassVar[Order]
+    ORDER_OLDEST_FIRST: _ClassVar[Order]
+
+class Resolution(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RESOLUTION_AUTO: _ClassVar[Resolution]
+    RESOLUTION_HOURLY: _ClassVar[Resolution]
+    RESOLUTION_DAILY: _ClassVar[Resolution]
+    RESOLUTION_MONTHLY: _ClassVar[Resolution]
+ORDER_NEWEST_FIRST: Order
+ORDER_OLDEST_FIRST: Order
+RESOLUTION_AUTO: Resolution
+RESOLUTION_HOURLY: Resolution
+RESOLUTION_DAILY: Resolution
+RESOLUTION_MONTHLY: Resolution
+
 class QueryReadingsRequest(_message.Message):
-    __slots__ = ("tenant_id", "well_id", "start_time", "end_time")
+    __slots__ = ("tenant_id", "well_id", "start_time", "end_time", "limit", "page_token", "tag_node_ids", "order", "start_time_us", "end_time_us")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     WELL_ID_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TAG_NODE_IDS_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_US_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     well_id: str
     start_time: int
     end_time: int
-    def __init__(self, tenant_id: _Optional[str] = ..., well_id: _Optional[str] = ..., start_time: _Optional[int] = ..., end_time: _Optional[int] = ...) -> None: ...
+    limit: int
+    page_token: str
+    tag_node_ids: _containers.RepeatedScalarFieldContainer[str]
+    order: Order
+    start_time_us: int
+    end_time_us: int
+    def __init__(self, tenant_id: _Optional[str] = ..., well_id: _Optional[str] = ..., start_time: _Optional[int] = ..., end_time: _Optional[int] = ..., limit: _Optional[int] = ..., page_token: _Optional[str] = ..., tag_node_ids: _Optional[_Iterable[str]] = ..., order: _Optional[_Union[Order, str]] = ..., start_time_us: _Optional[int] = ..., end_time_us: _Optional[int] = ...) -> None: ...
 
 class QueryReadingsResponse(_message.Message):
-    __slots__ = ("readings",)
+    __slots__ = ("readings", "next_page_token")
     READINGS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     readings: _containers.RepeatedCompositeFieldContainer[Reading]
-    def __init__(self, readings: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, readings: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Reading(_message.Message):
-    __slots__ = ("well_id", "tag_node_id", "timestamp", "value", "quality")
+    __slots__ = ("well_id", "tag_node_id", "timestamp", "value", "quality", "timestamp_us")
     WELL_ID_FIELD_NUMBER: _ClassVar[int]
     TAG_NODE_ID_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_US_FIELD_NUMBER: _ClassVar[int]
     well_id: str
     tag_node_id: str
     timestamp: int
     value: float
     quality: str
-    def __init__(self, well_id: _Optional[str] = ..., tag_node_id: _Optional[str] = ..., timestamp: _Optional[int] = ..., value: _Optional[float] = ..., quality: _Optional[str] = ...) -> None: ...
+    timestamp_us: int
+    def __init__(self, well_id: _Optional[str] = ..., tag_node_id: _Optional[str] = ..., timestamp: _Optional[int] = ..., value: _Optional[float] = ..., quality: _Optional[str] = ..., timestamp_us: _Optional[int] = ...) -> None: ...
+
+class StreamReadingsRequest(_message.Message):
+    __slots__ = ("tenant_id", "well_id", "start_time_us", "end_time_us", "tag_node_ids", "order")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    WELL_ID_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    TAG_NODE_IDS_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    well_id: str
+    start_time_us: int
+    end_time_us: int
+    tag_node_ids: _containers.RepeatedScalarFieldContainer[str]
+    order: Order
+    def __init__(self, tenant_id: _Optional[str] = ..., well_id: _Optional[str] = ..., start_time_us: _Optional[int] = ..., end_time_us: _Optional[int] = ..., tag_node_ids: _Optional[_Iterable[str]] = ..., order: _Optional[_Union[Order, str]] = ...) -> None: ...
+
+class StreamReadingsResponse(_message.Message):
+    __slots__ = ("readings",)
+    READINGS_FIELD_NUMBER: _ClassVar[int]
+    readings: _containers.RepeatedCompositeFieldContainer[Reading]
+    def __init__(self, readings: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ...) -> None: ...
+
+class QueryAggregatesRequest(_message.Message):
+    __slots__ = ("tenant_id", "well_id", "start_time_us", "end_time_us", "tag_node_ids", "resolution", "max_points", "limit", "page_token")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    WELL_ID_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    TAG_NODE_IDS_FIELD_NUMBER: _ClassVar[int]
+    RESOLUTION_FIELD_NUMBER: _ClassVar[int]
+    MAX_POINTS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    well_id: str
+    start_time_us: int
+    end_time_us: int
+    tag_node_ids: _containers.RepeatedScalarFieldContainer[str]
+    resolution: Resolution
+    max_points: int
+    limit: int
+    page_token: str
+    def __init__(self, tenant_id: _Optional[str] = ..., well_id: _Optional[str] = ..., start_time_us: _Optional[int] = ..., end_time_us: _Optional[int] = ..., tag_node_ids: _Optional[_Iterable[str]] = ..., resolution: _Optional[_Union[Resolution, str]] = ..., max_points: _Optional[int] = ..., limit: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class QueryAggregatesResponse(_message.Message):
+    __slots__ = ("resolution", "aggregates", "next_page_token")
+    RESOLUTION_FIELD_NUMBER: _ClassVar[int]
+    AGGREGATES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    resolution: Resolution
+    aggregates: _containers.RepeatedCompositeFieldContainer[Aggregate]
+    next_page_token: str
+    def __init__(self, resolution: _Optional[_Union[Resolution, str]] = ..., aggregates: _Optional[_Iterable[_Union[Aggregate, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class Aggregate(_message.Message):
+    __slots__ = ("tag_node_id", "bucket_start_us", "avg", "min", "max", "stddev", "count", "uncertain_count", "bad_count", "total_count")
+    TAG_NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_START_US_FIELD_NUMBER: _ClassVar[int]
+    AVG_FIELD_NUMBER: _ClassVar[int]
+    MIN_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    STDDEV_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    UNCERTAIN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BAD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    tag_node_id: str
+    bucket_start_us: int
+    avg: float
+    min: float
+    max: float
+    stddev: float
+    count: int
+    uncertain_count: int
+    bad_count: int
+    total_count: int
+    def __init__(self, tag_node_id: _Optional[str] = ..., bucket_start_us: _Optional[int] = ..., avg: _Optional[float] = ..., min: _Optional[float] = ..., max: _Optional[float] = ..., stddev: _Optional[float] = ..., count: _Optional[int] = ..., uncertain_count: _Optional[int] = ..., bad_count: _Optional[int] = ..., total_count: _Optional[int] = ...) -> None: ...
+
+class LatestReadingsRequest(_message.Message):
+    __slots__ = ("tenant_id", "well_ids", "tag_node_ids")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    WELL_IDS_FIELD_NUMBER: _ClassVar[int]
+    TAG_NODE_IDS_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    well_ids: _containers.RepeatedScalarFieldContainer[str]
+    tag_node_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tenant_id: _Optional[str] = ..., well_ids: _Optional[_Iterable[str]] = ..., tag_node_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LatestReadingsResponse(_message.Message):
+    __slots__ = ("readings",)
+    READINGS_FIELD_NUMBER: _ClassVar[int]
+    readings: _containers.RepeatedCompositeFieldContainer[Reading]
+    def __init__(self, readings: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ...) -> None: ...
 
 class GetAggregatorStatsRequest(_message.Message):
     __slots__ = ("tenant_id",)
@@ -127,7 +256,7 @@ class GetConnectionRequest(_message.Message):
     def __init__(self, connection_id: _Optional[str] = ...) -> None: ...
 
 class GetConnectionResponse(_message.Message):
-    __slots__ = ("connection_id", "tenant_id", "name", "endpoint_url", "state", "since", "attempts_failed", "last_error", "last_error_type", "tags_monitored", "tags_refused", "readings", "last_reading_time", "unstorable", "losses")
+    __slots__ = ("connection_id", "tenant_id", "name", "endpoint_url", "state", "since", "attempts_failed", "last_error", "last_error_type", "tags_monitored", "tags_refused", "readings", "last_reading_time", "unstorable", "losses", "readings_per_second")
     class UnstorableEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +279,7 @@ class GetConnectionResponse(_message.Message):
     LAST_READING_TIME_FIELD_NUMBER: _ClassVar[int]
     UNSTORABLE_FIELD_NUMBER: _ClassVar[int]
     LOSSES_FIELD_NUMBER: _ClassVar[int]
+    READINGS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     connection_id: str
     tenant_id: str
     name: str
@@ -165,7 +295,130 @@ class GetConnectionResponse(_message.Message):
     last_reading_time: int
     unstorable: _containers.ScalarMap[str, int]
     losses: _containers.RepeatedCompositeFieldContainer[Loss]
-    def __init__(self, connection_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., name: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., state: _Optional[str] = ..., since: _Optional[int] = ..., attempts_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_type: _Optional[str] = ..., tags_monitored: _Optional[int] = ..., tags_refused: _Optional[_Iterable[_Union[RefusedTag, _Mapping]]] = ..., readings: _Optional[int] = ..., last_reading_time: _Optional[int] = ..., unstorable: _Optional[_Mapping[str, int]] = ..., losses: _Optional[_Iterable[_Union[Loss, _Mapping]]] = ...) -> None: ...
+    readings_per_second: float
+    def __init__(self, connection_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., name: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., state: _Optional[str] = ..., since: _Optional[int] = ..., attempts_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_type: _Optional[str] = ..., tags_monitored: _Optional[int] = ..., tags_refused: _Optional[_Iterable[_Union[RefusedTag, _Mapping]]] = ..., readings: _Optional[int] = ..., last_reading_time: _Optional[int] = ..., unstorable: _Optional[_Mapping[str, int]] = ..., losses: _Optional[_Iterable[_Union[Loss, _Mapping]]] = ..., readings_per_second: _Optional[float] = ...) -> None: ...
+
+class ListConnectionsRequest(_message.Message):
+    __slots__ = ("tenant_id", "include_tags")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_TAGS_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    include_tags: bool
+    def __init__(self, tenant_id: _Optional[str] = ..., include_tags: _Optional[bool] = ...) -> None: ...
+
+class ListConnectionsResponse(_message.Message):
+    __slots__ = ("connections",)
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    connections: _containers.RepeatedCompositeFieldContainer[ConnectionSummary]
+    def __init__(self, connections: _Optional[_Iterable[_Union[ConnectionSummary, _Mapping]]] = ...) -> None: ...
+
+class ConnectionSummary(_message.Message):
+    __slots__ = ("connection_id", "name", "endpoint_url", "security_mode", "security_policy", "username", "active", "state", "since", "attempts_failed", "last_error", "last_error_type", "tags_configured", "tags_monitored", "tags_refused", "readings", "readings_per_second", "last_reading_time", "tags")
+    CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_URL_FIELD_NUMBER: _ClassVar[int]
+    SECURITY_MODE_FIELD_NUMBER: _ClassVar[int]
+    SECURITY_POLICY_FIELD_NUMBER: _ClassVar[int]
+    USERNAME_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FAILED_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_TYPE_FIELD_NUMBER: _ClassVar[int]
+    TAGS_CONFIGURED_FIELD_NUMBER: _ClassVar[int]
+    TAGS_MONITORED_FIELD_NUMBER: _ClassVar[int]
+    TAGS_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    READINGS_FIELD_NUMBER: _ClassVar[int]
+    READINGS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    LAST_READING_TIME_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    connection_id: str
+    name: str
+    endpoint_url: str
+    security_mode: str
+    security_policy: str
+    username: str
+    active: bool
+    state: str
+    since: int
+    attempts_failed: int
+    last_error: str
+    last_error_type: str
+    tags_configured: int
+    tags_monitored: int
+    tags_refused: int
+    readings: int
+    readings_per_second: float
+    last_reading_time: int
+    tags: _containers.RepeatedCompositeFieldContainer[TagMapping]
+    def __init__(self, connection_id: _Optional[str] = ..., name: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., security_mode: _Optional[str] = ..., security_policy: _Optional[str] = ..., username: _Optional[str] = ..., active: _Optional[bool] = ..., state: _Optional[str] = ..., since: _Optional[int] = ..., attempts_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_type: _Optional[str] = ..., tags_configured: _Optional[int] = ..., tags_monitored: _Optional[int] = ..., tags_refused: _Optional[int] = ..., readings: _Optional[int] = ..., readings_per_second: _Optional[float] = ..., last_reading_time: _Optional[int] = ..., tags: _Optional[_Iterable[_Union[TagMapping, _Mapping]]] = ...) -> None: ...
+
+class ListTenantsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListTenantsResponse(_message.Message):
+    __slots__ = ("tenants",)
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    tenants: _containers.RepeatedCompositeFieldContainer[TenantSummary]
+    def __init__(self, tenants: _Optional[_Iterable[_Union[TenantSummary, _Mapping]]] = ...) -> None: ...
+
+class TenantSummary(_message.Message):
+    __slots__ = ("tenant_id", "name", "status", "state", "connections", "connections_connected", "buffer_size", "readings_received", "readings_committed", "last_error")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    BUFFER_SIZE_FIELD_NUMBER: _ClassVar[int]
+    READINGS_RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    READINGS_COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    name: str
+    status: str
+    state: str
+    connections: int
+    connections_connected: int
+    buffer_size: int
+    readings_received: int
+    readings_committed: int
+    last_error: str
+    def __init__(self, tenant_id: _Optional[str] = ..., name: _Optional[str] = ..., status: _Optional[str] = ..., state: _Optional[str] = ..., connections: _Optional[int] = ..., connections_connected: _Optional[int] = ..., buffer_size: _Optional[int] = ..., readings_received: _Optional[int] = ..., readings_committed: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
+
+class UpdateConnectionTagsRequest(_message.Message):
+    __slots__ = ("connection_id", "tenant_id", "tags", "remove_tag_ids", "replace")
+    CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_TAG_IDS_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
+    connection_id: str
+    tenant_id: str
+    tags: _containers.RepeatedCompositeFieldContainer[TagMapping]
+    remove_tag_ids: _containers.RepeatedScalarFieldContainer[str]
+    replace: bool
+    def __init__(self, connection_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., tags: _Optional[_Iterable[_Union[TagMapping, _Mapping]]] = ..., remove_tag_ids: _Optional[_Iterable[str]] = ..., replace: _Optional[bool] = ...) -> None: ...
+
+class UpdateConnectionTagsResponse(_message.Message):
+    __slots__ = ("tags_configured",)
+    TAGS_CONFIGURED_FIELD_NUMBER: _ClassVar[int]
+    tags_configured: int
+    def __init__(self, tags_configured: _Optional[int] = ...) -> None: ...
+
+class RestartConnectionRequest(_message.Message):
+    __slots__ = ("connection_id", "tenant_id")
+    CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    connection_id: str
+    tenant_id: str
+    def __init__(self, connection_id: _Optional[str] = ..., tenant_id: _Optional[str] = ...) -> None: ...
+
+class RestartConnectionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class RefusedTag(_message.Message):
     __slots__ = ("node_id", "status")
