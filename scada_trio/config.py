@@ -8,15 +8,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypedDict
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from scada_trio.errors import ConfigError
 
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Days = Annotated[int, Field(ge=0, le=36_500)]
+
+
+def _long_enough(days: int) -> int:
+    # a rollup takes from the one below for as long as that is kept, which must be longer than the longest month
+    if 0 < days < _LEAST_ROLLUP_DAYS:
+        raise ValueError(f"must be 0 (kept for good) or at least {_LEAST_ROLLUP_DAYS}")
+    return days
+
+
+_LEAST_ROLLUP_DAYS = 180
+RollupDays = Annotated[int, Field(ge=0, le=36_500), AfterValidator(_long_enough)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,35 @@ class JournalSettings:
     policy: Literal["hold", "drop_oldest"] = "hold"
     memory_readings: int = 200_000
     row_readings: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class StorageSettings:
+    """How long a tenant's readings are kept and in what form, and which times are taken.
+
+    Days; 0 keeps for good, or never compresses. ``max_age_days`` 0: as long as raw readings are kept.
+    """
+
+    raw_days: int = 730
+    compress_after_days: int = 7
+    chunk_hours: int = 24
+    hourly_days: int = 0
+    daily_days: int = 0
+    monthly_days: int = 0
+    max_age_days: int = 0
+    max_ahead_hours: int = 168
+
+    @property
+    def oldest_days(self) -> int:
+        """How old a reading may be to be stored; 0: of any age."""
+        return min((days for days in (self.max_age_days, self.raw_days) if days), default=0)
+
+
+class DatabaseTimeouts(TypedDict):
+    """What every function that opens a database takes, as ``**settings.db_timeouts``."""
+
+    connect_timeout_s: float
+    statement_timeout_s: float
 
 
 class Settings(BaseSettings):
@@ -76,6 +117,15 @@ class Settings(BaseSettings):
     journal_max_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 50)] = 4 << 30
     journal_policy: Annotated[Literal["hold", "drop_oldest"], NoDecode] = "hold"
     journal_memory_readings: Annotated[int, Field(ge=1, le=100_000_000)] = 200_000
+
+    raw_retention_days: Days = 730
+    compress_after_days: Days = 7
+    chunk_interval_hours: Annotated[int, Field(ge=1, le=744)] = 24
+    hourly_retention_days: RollupDays = 0
+    daily_retention_days: RollupDays = 0
+    monthly_retention_days: RollupDays = 0
+    reading_max_age_days: Days = 0
+    reading_max_ahead_hours: Annotated[int, Field(ge=1, le=8760)] = 168
 
     db_max_connections: Annotated[int, Field(ge=1, le=1000)] = 20
     db_connect_timeout_ms: Milliseconds = 10_000
@@ -129,6 +179,14 @@ class Settings(BaseSettings):
         )
 
     @property
+    def db_timeouts(self) -> DatabaseTimeouts:
+        """The time limits of a database connection, in seconds."""
+        return DatabaseTimeouts(
+            connect_timeout_s=self.db_connect_timeout_ms / 1000,
+            statement_timeout_s=self.db_statement_timeout_ms / 1000,
+        )
+
+    @property
     def journal(self) -> JournalSettings:
         """The journal's part; a row of its file is no longer than a batch."""
         return JournalSettings(
@@ -138,6 +196,20 @@ class Settings(BaseSettings):
             policy=self.journal_policy,
             memory_readings=self.journal_memory_readings,
             row_readings=min(self.max_buffer_size, 10_000),
+        )
+
+    @property
+    def storage(self) -> StorageSettings:
+        """The tenants' databases' part."""
+        return StorageSettings(
+            raw_days=self.raw_retention_days,
+            compress_after_days=self.compress_after_days,
+            chunk_hours=self.chunk_interval_hours,
+            hourly_days=self.hourly_retention_days,
+            daily_days=self.daily_retention_days,
+            monthly_days=self.monthly_retention_days,
+            max_age_days=self.reading_max_age_days,
+            max_ahead_hours=self.reading_max_ahead_hours,
         )
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 from pydantic import SecretStr
 
-from scada_trio.config import DeviceSettings, Settings
+from scada_trio.config import DeviceSettings, Settings, StorageSettings
 from scada_trio.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +30,8 @@ UNIT_OF_SUFFIX = {
     "_MS": "milliseconds",
     "_BYTES": "bytes",
     "_READINGS": "readings",
+    "_DAYS": "days",
+    "_HOURS": "hours",
     "_PORT": "port",
     "_HOST": "address",
 }
@@ -143,6 +145,10 @@ def test_an_empty_value_is_absent(variable: str, monkeypatch: pytest.MonkeyPatch
         ("MAX_BUFFER_SIZE", "0"),
         ("DB_MAX_CONNECTIONS", "many"),
         ("GRPC_MAX_MESSAGE_BYTES", "10"),
+        ("RAW_RETENTION_DAYS", "-1"),
+        ("CHUNK_INTERVAL_HOURS", "0"),
+        ("HOURLY_RETENTION_DAYS", "179"),
+        ("READING_MAX_AHEAD_HOURS", "0"),
         ("LOG_LEVEL", "LOUD"),
         ("LOG_FORMAT", "xml"),
         ("DATABASE_URL", "mysql://scada:hunter2@db/scada"),
@@ -195,3 +201,12 @@ def test_the_devices_part_is_in_seconds() -> None:
     settings = Settings.load(opc_keep_alive_ms=1_500, opc_max_reconnect_attempts=0)
     assert settings.device.keep_alive_s == 1.5
     assert settings.device.max_attempts == 0
+
+
+@pytest.mark.parametrize(
+    ("raw", "age", "oldest"), [(730, 0, 730), (730, 30, 30), (30, 730, 30), (0, 0, 0), (0, 90, 90)]
+)
+def test_a_reading_is_taken_only_while_it_would_be_kept(raw: int, age: int, oldest: int) -> None:
+    """The retention of raw readings bounds the age of those that are taken; 0 is no bound."""
+    assert Settings.load().storage == StorageSettings()
+    assert Settings.load(raw_retention_days=raw, reading_max_age_days=age).storage.oldest_days == oldest
