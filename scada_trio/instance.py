@@ -58,11 +58,7 @@ async def open_instance(settings: Settings) -> AsyncIterator[Instance]:
 
 async def _follow_port(settings: Settings, instance: Instance, server: EmbeddedServer) -> None:
     """Tenants whose databases are the embedded server's own are found at its port of today."""
-    async with open_master(
-        server.url,
-        connect_timeout_s=settings.db_connect_timeout_ms / 1000,
-        statement_timeout_s=settings.db_statement_timeout_ms / 1000,
-    ) as master:
+    async with open_master(server.url, **settings.db_timeouts) as master:
         for row in await master.list_tenants():
             try:
                 url = instance.secrets.decrypt(row.database_url)

@@ -70,12 +70,7 @@ class Tenant:
         self._pace = pace
         self._journal: Journal | None = None
         self._journal_error: str | None = None
-        self._reader = open_reader(
-            spec.database_url,
-            limiter=read_limiter,
-            connect_timeout_s=settings.db_connect_timeout_ms / 1000,
-            statement_timeout_s=settings.db_statement_timeout_ms / 1000,
-        )
+        self._reader = open_reader(spec.database_url, limiter=read_limiter, **settings.db_timeouts)
         self._connections: dict[UUID, Connection] = {}
         self._scopes: dict[UUID, trio.CancelScope] = {}
         self._changed = trio.Event()
@@ -324,12 +319,7 @@ class Tenant:
             await trio.sleep(delay)
 
     def _open_sink(self) -> AbstractAsyncContextManager[TenantWriter]:
-        return open_tenant_writer(
-            self.spec.database_url,
-            self._tags,
-            connect_timeout_s=self._settings.db_connect_timeout_ms / 1000,
-            statement_timeout_s=self._settings.db_statement_timeout_ms / 1000,
-        )
+        return open_tenant_writer(self.spec.database_url, self._tags, **self._settings.db_timeouts)
 
 
 async def _run_in_scope(run: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:

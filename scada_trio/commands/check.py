@@ -75,10 +75,7 @@ async def _check_tenant(settings: Settings, report: _Report, limiter: trio.Capac
         if spec.problem:
             raise ConfigurationRefused(spec.problem)
         async with open_tenant_writer(  # which opens nothing that is not migrated
-            spec.database_url,
-            TagTable(),
-            connect_timeout_s=settings.db_connect_timeout_ms / 1000,
-            statement_timeout_s=settings.db_statement_timeout_ms / 1000,
+            spec.database_url, TagTable(), **settings.db_timeouts
         ):
             pass
         return f"{safe_url(spec.database_url)} reachable, migrated"

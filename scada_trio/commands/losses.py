@@ -31,12 +31,7 @@ async def losses(
     since_us = None if since is None else parse_time("--since", since, time.time_ns() // 1000)
     async with (
         open_tenant_database(settings, tenant) as url,
-        open_reader(
-            url,
-            limiter=trio.CapacityLimiter(1),
-            connect_timeout_s=settings.db_connect_timeout_ms / 1000,
-            statement_timeout_s=settings.db_statement_timeout_ms / 1000,
-        ) as reader,
+        open_reader(url, limiter=trio.CapacityLimiter(1), **settings.db_timeouts) as reader,
     ):
         found = await reader.read_losses(connection_id, since_us, limit)
     rows = [

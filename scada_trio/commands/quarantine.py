@@ -53,10 +53,6 @@ async def drop_quarantine(settings: Settings, console: Console, *, tenant: str, 
 async def _open(settings: Settings, tenant: str) -> AsyncIterator[QuarantineReview]:
     async with (
         open_tenant_database(settings, tenant) as url,
-        open_review(
-            url,
-            connect_timeout_s=settings.db_connect_timeout_ms / 1000,
-            statement_timeout_s=settings.db_statement_timeout_ms / 1000,
-        ) as review,
+        open_review(url, **settings.db_timeouts) as review,
     ):
         yield review

@@ -45,12 +45,7 @@ async def query(
         raise InvalidField("--until", "is before --since")
     async with (
         open_tenant_database(settings, tenant) as url,
-        open_reader(
-            url,
-            limiter=trio.CapacityLimiter(1),
-            connect_timeout_s=settings.db_connect_timeout_ms / 1000,
-            statement_timeout_s=settings.db_statement_timeout_ms / 1000,
-        ) as reader,
+        open_reader(url, limiter=trio.CapacityLimiter(1), **settings.db_timeouts) as reader,
     ):
         rows = await reader.query_readings(well_id, start_us, end_us, limit)
     _PRINTERS[form](console, rows)

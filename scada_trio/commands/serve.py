@@ -30,11 +30,7 @@ Companion = Callable[[Service, Addresses], Awaitable[None]]
 @asynccontextmanager
 async def open_checked_master(settings: Settings, instance: Instance) -> AsyncIterator[MasterDatabase]:
     """The master database, reachable and migrated; raises `DatabaseError` otherwise."""
-    async with open_master(
-        instance.master_url,
-        connect_timeout_s=settings.db_connect_timeout_ms / 1000,
-        statement_timeout_s=settings.db_statement_timeout_ms / 1000,
-    ) as master:
+    async with open_master(instance.master_url, **settings.db_timeouts) as master:
         await master.check_schema()
         yield master
 
