@@ -94,7 +94,7 @@ async def test_deliveries_are_accepted_in_order(place: Place, autojump_clock: tr
             await stage.deliver(number, 1)
         await trio.sleep(1)
         assert stage.accepted == list(range(20))
-        assert stage.journal.received_total == 20
+        assert stage.journal.ledger.accounts.received == 20
 
 
 async def test_a_full_journal_holds_acceptance_until_there_is_room(

@@ -117,9 +117,10 @@ async def test_a_failed_batch_is_tried_again_on_a_new_connection(
 async def test_a_cancelled_writer_keeps_its_batch_in_the_journal(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """What was not committed is still counted and offered again by rewind."""
+    """What was not committed is still counted, and offered again when the journal is opened again."""
     sink = FailingSink([DatabaseUnavailable("away")] * 10_000)
-    async with Place(tmp_path).open(inline=True) as journal:
+    place = Place(tmp_path)
+    async with place.open(inline=True) as journal:
         batches_in, batches = trio.open_memory_channel[Batch](1)
         writer = _writer(journal, sink, batches)
         await journal.append([block(4)])
@@ -131,9 +132,12 @@ async def test_a_cancelled_writer_keeps_its_batch_in_the_journal(
         assert writer.last_error == "away"
         assert writer.state == "database away"
         assert len(journal) == 4
-        journal.rewind()
-        assert await journal.take(4) is batch
         batches_in.close()
+    async with place.restarted().open(inline=True) as journal:
+        await journal.resolve(0)
+        again = await journal.take(4)
+        assert again is not None
+        assert (again.sequence, again.readings.value.tolist()) == (batch.sequence, [0, 1, 2, 3])
     assert sink.open_now == 0
 
 

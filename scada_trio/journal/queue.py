@@ -4,8 +4,6 @@ Owns the order of the tenant's readings, their number, and what a later process 
 `open_journal`, starts `Journal.run` beside its stages and closes it after them. Knows no device and no database.
 
     append ──► file and memory ──► take ──► batches in flight ──► committed ──► deleted with the next transaction
-                     ▲                              │
-                     └────────────── rewind ◄───────┘
 
 Every block is in the file before `append` returns. The newest ``memory_readings`` are in memory as well, so in steady
 state nothing is read back; behind a database that is away only the file grows, and is read in order, in chunks.
@@ -97,7 +95,6 @@ class Journal:
         self._spilled = contents.readings  # readings after the head, in the file alone
         self._taken_through = 0
         self._in_flight: deque[Batch] = deque()
-        self._again: deque[Batch] = deque()
         self._resolved = trio.Event()
         if not self._spilled:
             self._resolved.set()
@@ -135,40 +132,15 @@ class Journal:
 
     @property
     def waiting(self) -> int:
-        """Readings that no batch has taken yet, or that a restart gave back."""
-        return self._head_count + self._spilled + sum(map(len, self._again))
+        """Readings that no batch has taken yet."""
+        return self._head_count + self._spilled
 
     @property
     def oldest_at(self) -> float | None:
         """`trio.current_time` at which the oldest waiting block came; -inf: long ago; None: nothing waits."""
-        if self._again or (self._spilled and not self._head):
+        if self._spilled and not self._head:
             return float("-inf")
         return self._head[0][0] if self._head else None
-
-    @property
-    def received_total(self) -> int:
-        """Readings accepted by this process."""
-        return self.ledger.accounts.received
-
-    @property
-    def recovered_total(self) -> int:
-        """Readings that an earlier process left here."""
-        return self.ledger.accounts.recovered
-
-    @property
-    def committed_total(self) -> int:
-        """Readings whose fate the database has committed."""
-        return self.ledger.accounts.committed
-
-    @property
-    def last_commit_at(self) -> float | None:
-        """Unix seconds of the last commit to the database."""
-        return self.ledger.last_commit_at
-
-    @property
-    def ms_since_commit(self) -> int:
-        """Milliseconds since then, or since the start."""
-        return self.ledger.ms_since_commit
 
     @property
     def error(self) -> str | None:
@@ -279,20 +251,17 @@ class Journal:
         Its sequence is that of the last block in it.
         """
         await self._resolved.wait()
-        if self._again:
-            batch = self._again.popleft()
-        else:
-            while self._spilled and not self._head:
-                await self._store.insist(self._load)
-            if not self._head:
-                return None
-            records = [self._pop()]
-            count = records[0].count
-            while self._head and count + self._head[0][1].count <= max_readings:
-                records.append(self._pop())
-                count += records[-1].count
-            batch = Batch(records[-1].sequence, ReadingBlock.concatenate(record.block for record in records))
-            self._taken_through = batch.sequence
+        while self._spilled and not self._head:
+            await self._store.insist(self._load)
+        if not self._head:
+            return None
+        records = [self._pop()]
+        count = records[0].count
+        while self._head and count + self._head[0][1].count <= max_readings:
+            records.append(self._pop())
+            count += records[-1].count
+        batch = Batch(records[-1].sequence, ReadingBlock.concatenate(record.block for record in records))
+        self._taken_through = batch.sequence
         self._in_flight.append(batch)
         return batch
 
@@ -305,11 +274,6 @@ class Journal:
         self.ledger.committed(result or WriteResult(inserted=len(batch)), len(self))
         if self.full:
             await self._store.tidy()  # somebody waits for room
-
-    def rewind(self) -> None:
-        """Offer again, under the same numbers, what was taken and not committed: the tasks that had it are gone."""
-        self._again.extendleft(reversed(self._in_flight))
-        self._in_flight.clear()
 
     def _pop(self) -> Record:
         _, record = self._head.popleft()
@@ -359,7 +323,7 @@ class Journal:
 
     def _known(self) -> Known:
         """What need not be read from the file: it is all here."""
-        taken = [Record(batch.sequence, batch.readings) for batch in (*self._in_flight, *self._again)]
+        taken = [Record(batch.sequence, batch.readings) for batch in self._in_flight]
         return Known(
             self.journal_id,
             self._next >> EPOCH_BITS,
