@@ -21,7 +21,7 @@ from rich.console import Console
 
 import scada_trio
 from scada_trio.config import Settings
-from scada_trio.errors import ConfigError, InvalidField, ScadaError
+from scada_trio.errors import ConfigError, InvalidField, ScadaError, leaves
 from scada_trio.logs import configure_logging
 
 app = typer.Typer(
@@ -68,7 +68,7 @@ def main() -> None:
     except ScadaError as error:
         _fail(error, 1)
     except BaseExceptionGroup as group:
-        errors = _leaves(group)
+        errors = list(leaves(group))
         if any(isinstance(error, SystemExit | BrokenPipeError) for error in errors):
             _reader_is_gone()
         if not all(isinstance(error, ScadaError) for error in errors):
@@ -84,13 +84,6 @@ def _reader_is_gone() -> NoReturn:
     """Whoever read our output, ``head`` say, has enough of it; Python must not try to flush the rest."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
 
 
 def _fail(error: BaseException, status: int) -> NoReturn:

@@ -6,6 +6,8 @@ as one of these. No message holds a secret.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class ScadaError(Exception):
     """Base of every error that this service raises on purpose; its text is one line meant for a user."""
@@ -109,3 +111,12 @@ class InvalidField(ScadaError):
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors of a group, of groups in it too, in order; ``error`` itself where it is no group."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error

@@ -6,7 +6,7 @@ pure functions. Malformed requests are `InvalidField`, with the path of the fiel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 import trio
@@ -26,6 +26,7 @@ from scada_trio.errors import (
     InvalidField,
     UnknownConnection,
     UnknownTenant,
+    leaves,
 )
 from scada_trio.readings import ReadingRows, Tag
 from scada_trio.validation import (
@@ -62,7 +63,7 @@ _TEXTS: dict[type[Exception], str] = {
 def as_grpc_error(error: BaseException) -> GRPCError | None:
     """The status that ``error`` is answered with, groups unwrapped; None where it is not in the table."""
     found: GRPCError | None = None
-    for leaf in _leaves(error):
+    for leaf in leaves(error):
         status = leaf if isinstance(leaf, GRPCError) else _looked_up(leaf)
         if status is None:
             return None  # a bug beside an expected error is still a bug
@@ -75,14 +76,6 @@ def _looked_up(error: BaseException) -> GRPCError | None:
         if isinstance(error, kind):
             return GRPCError(status, _TEXTS.get(kind, str(error)))
     return None
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def interval_us(request: scada_pb2.QueryReadingsRequest) -> tuple[int, int]:
