@@ -184,7 +184,7 @@ class GetAggregatorStatsResponse(_message.Message):
     def __init__(self, tenant_id: _Optional[str] = ..., buffer_size: _Optional[int] = ..., time_since_last_flush_ms: _Optional[int] = ...) -> None: ...
 
 class AddConnectionRequest(_message.Message):
-    __slots__ = ("connection_id", "tenant_id", "endpoint_url", "security_mode", "security_policy", "username", "password", "tags")
+    __slots__ = ("connection_id", "tenant_id", "endpoint_url", "security_mode", "security_policy", "username", "password", "tags", "name", "publishing_interval_ms", "sampling_interval_ms", "queue_size", "discard_oldest")
     CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_URL_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +193,11 @@ class AddConnectionRequest(_message.Message):
     USERNAME_FIELD_NUMBER: _ClassVar[int]
     PASSWORD_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHING_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    DISCARD_OLDEST_FIELD_NUMBER: _ClassVar[int]
     connection_id: str
     tenant_id: str
     endpoint_url: str
@@ -201,19 +206,40 @@ class AddConnectionRequest(_message.Message):
     username: str
     password: str
     tags: _containers.RepeatedCompositeFieldContainer[TagMapping]
-    def __init__(self, connection_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., security_mode: _Optional[str] = ..., security_policy: _Optional[str] = ..., username: _Optional[str] = ..., password: _Optional[str] = ..., tags: _Optional[_Iterable[_Union[TagMapping, _Mapping]]] = ...) -> None: ...
+    name: str
+    publishing_interval_ms: float
+    sampling_interval_ms: float
+    queue_size: int
+    discard_oldest: bool
+    def __init__(self, connection_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., security_mode: _Optional[str] = ..., security_policy: _Optional[str] = ..., username: _Optional[str] = ..., password: _Optional[str] = ..., tags: _Optional[_Iterable[_Union[TagMapping, _Mapping]]] = ..., name: _Optional[str] = ..., publishing_interval_ms: _Optional[float] = ..., sampling_interval_ms: _Optional[float] = ..., queue_size: _Optional[int] = ..., discard_oldest: _Optional[bool] = ...) -> None: ...
 
 class TagMapping(_message.Message):
-    __slots__ = ("tag_id", "well_id", "node_id", "data_type")
+    __slots__ = ("tag_id", "well_id", "node_id", "data_type", "name", "unit", "scaling_factor", "deadband", "deadband_percent", "sampling_interval_ms", "queue_size", "discard_oldest")
     TAG_ID_FIELD_NUMBER: _ClassVar[int]
     WELL_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    SCALING_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    DEADBAND_FIELD_NUMBER: _ClassVar[int]
+    DEADBAND_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    DISCARD_OLDEST_FIELD_NUMBER: _ClassVar[int]
     tag_id: str
     well_id: str
     node_id: str
     data_type: str
-    def __init__(self, tag_id: _Optional[str] = ..., well_id: _Optional[str] = ..., node_id: _Optional[str] = ..., data_type: _Optional[str] = ...) -> None: ...
+    name: str
+    unit: str
+    scaling_factor: float
+    deadband: float
+    deadband_percent: float
+    sampling_interval_ms: float
+    queue_size: int
+    discard_oldest: bool
+    def __init__(self, tag_id: _Optional[str] = ..., well_id: _Optional[str] = ..., node_id: _Optional[str] = ..., data_type: _Optional[str] = ..., name: _Optional[str] = ..., unit: _Optional[str] = ..., scaling_factor: _Optional[float] = ..., deadband: _Optional[float] = ..., deadband_percent: _Optional[float] = ..., sampling_interval_ms: _Optional[float] = ..., queue_size: _Optional[int] = ..., discard_oldest: _Optional[bool] = ...) -> None: ...
 
 class AddConnectionResponse(_message.Message):
     __slots__ = ("success", "error")
