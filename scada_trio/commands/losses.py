@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from uuid import UUID
 
-import trio
 from rich.console import Console
 
 from scada_trio.commands.query import parse_time
 from scada_trio.commands.rows import Format, iso, print_rows
-from scada_trio.commands.tenants import open_tenant_database
+from scada_trio.commands.tenants import open_tenant_reader
 from scada_trio.config import Settings
-from scada_trio.storage.query import open_reader
 
 _COLUMNS = ("id", "recorded_at", "reason", "connection_id", "from", "to", "readings", "detail")
 
@@ -29,10 +27,7 @@ async def losses(
 ) -> None:
     """Print the newest ``limit`` losses that reach beyond ``since``, newest first."""
     since_us = None if since is None else parse_time("--since", since, time.time_ns() // 1000)
-    async with (
-        open_tenant_database(settings, tenant) as url,
-        open_reader(url, limiter=trio.CapacityLimiter(1), **settings.db_timeouts) as reader,
-    ):
+    async with open_tenant_reader(settings, tenant) as reader:
         found = await reader.read_losses(connection_id, since_us, limit)
     rows = [
         (

@@ -11,17 +11,15 @@ import time
 from datetime import UTC, datetime
 from uuid import UUID
 
-import trio
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from scada_trio.commands.rows import Format
-from scada_trio.commands.tenants import open_tenant_database
+from scada_trio.commands.tenants import open_tenant_reader
 from scada_trio.config import Settings
 from scada_trio.errors import InvalidField
 from scada_trio.readings import ReadingRows
-from scada_trio.storage.query import open_reader
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -43,10 +41,7 @@ async def query(
     end_us = now_us if until is None else parse_time("--until", until, now_us)
     if end_us < start_us:
         raise InvalidField("--until", "is before --since")
-    async with (
-        open_tenant_database(settings, tenant) as url,
-        open_reader(url, limiter=trio.CapacityLimiter(1), **settings.db_timeouts) as reader,
-    ):
+    async with open_tenant_reader(settings, tenant) as reader:
         rows = await reader.query_readings(well_id, start_us, end_us, limit)
     _PRINTERS[form](console, rows)
 

@@ -20,6 +20,7 @@ from scada_trio.errors import ConfigurationRefused, ScadaError
 from scada_trio.instance import open_instance
 from scada_trio.registry import Registry
 from scada_trio.storage.migrate import MigrationReport, migrate_master, migrate_tenant
+from scada_trio.storage.query import TenantReader, open_reader
 
 
 async def migrate(settings: Settings, console: Console) -> None:
@@ -100,6 +101,16 @@ async def open_tenant_database(settings: Settings, name_or_id: str) -> AsyncIter
         if spec.problem:
             raise ConfigurationRefused(f"tenant {spec.name}: {spec.problem}")
         yield spec.database_url
+
+
+@asynccontextmanager
+async def open_tenant_reader(settings: Settings, name_or_id: str) -> AsyncIterator[TenantReader]:
+    """A reader of a running tenant's database, for one call at a time."""
+    async with (
+        open_tenant_database(settings, name_or_id) as url,
+        open_reader(url, limiter=trio.CapacityLimiter(1), **settings.db_timeouts) as reader,
+    ):
+        yield reader
 
 
 def _slug(name: str) -> str:
