@@ -282,7 +282,7 @@ class GetConnectionRequest(_message.Message):
     def __init__(self, connection_id: _Optional[str] = ...) -> None: ...
 
 class GetConnectionResponse(_message.Message):
-    __slots__ = ("connection_id", "tenant_id", "name", "endpoint_url", "state", "since", "attempts_failed", "last_error", "last_error_type", "tags_monitored", "tags_refused", "readings", "last_reading_time", "unstorable", "losses", "readings_per_second")
+    __slots__ = ("connection_id", "tenant_id", "name", "endpoint_url", "state", "since", "attempts_failed", "last_error", "last_error_type", "tags_monitored", "tags_refused", "readings", "last_reading_time", "unstorable", "losses", "subscription", "items_revised", "revised_items", "items_unfiltered", "readings_per_second")
     class UnstorableEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -305,6 +305,10 @@ class GetConnectionResponse(_message.Message):
     LAST_READING_TIME_FIELD_NUMBER: _ClassVar[int]
     UNSTORABLE_FIELD_NUMBER: _ClassVar[int]
     LOSSES_FIELD_NUMBER: _ClassVar[int]
+    SUBSCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_REVISED_FIELD_NUMBER: _ClassVar[int]
+    REVISED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_UNFILTERED_FIELD_NUMBER: _ClassVar[int]
     READINGS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     connection_id: str
     tenant_id: str
@@ -321,8 +325,12 @@ class GetConnectionResponse(_message.Message):
     last_reading_time: int
     unstorable: _containers.ScalarMap[str, int]
     losses: _containers.RepeatedCompositeFieldContainer[Loss]
+    subscription: Subscription
+    items_revised: int
+    revised_items: _containers.RepeatedCompositeFieldContainer[RevisedItem]
+    items_unfiltered: int
     readings_per_second: float
-    def __init__(self, connection_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., name: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., state: _Optional[str] = ..., since: _Optional[int] = ..., attempts_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_type: _Optional[str] = ..., tags_monitored: _Optional[int] = ..., tags_refused: _Optional[_Iterable[_Union[RefusedTag, _Mapping]]] = ..., readings: _Optional[int] = ..., last_reading_time: _Optional[int] = ..., unstorable: _Optional[_Mapping[str, int]] = ..., losses: _Optional[_Iterable[_Union[Loss, _Mapping]]] = ..., readings_per_second: _Optional[float] = ...) -> None: ...
+    def __init__(self, connection_id: _Optional[str] = ..., tenant_id: _Optional[str] = ..., name: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., state: _Optional[str] = ..., since: _Optional[int] = ..., attempts_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_type: _Optional[str] = ..., tags_monitored: _Optional[int] = ..., tags_refused: _Optional[_Iterable[_Union[RefusedTag, _Mapping]]] = ..., readings: _Optional[int] = ..., last_reading_time: _Optional[int] = ..., unstorable: _Optional[_Mapping[str, int]] = ..., losses: _Optional[_Iterable[_Union[Loss, _Mapping]]] = ..., subscription: _Optional[_Union[Subscription, _Mapping]] = ..., items_revised: _Optional[int] = ..., revised_items: _Optional[_Iterable[_Union[RevisedItem, _Mapping]]] = ..., items_unfiltered: _Optional[int] = ..., readings_per_second: _Optional[float] = ...) -> None: ...
 
 class ListConnectionsRequest(_message.Message):
     __slots__ = ("tenant_id", "include_tags")
@@ -453,6 +461,36 @@ class RefusedTag(_message.Message):
     node_id: str
     status: str
     def __init__(self, node_id: _Optional[str] = ..., status: _Optional[str] = ...) -> None: ...
+
+class Subscription(_message.Message):
+    __slots__ = ("requested_publishing_interval_ms", "revised_publishing_interval_ms", "requested_keep_alive_count", "revised_keep_alive_count", "requested_lifetime_count", "revised_lifetime_count")
+    REQUESTED_PUBLISHING_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    REVISED_PUBLISHING_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_KEEP_ALIVE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REVISED_KEEP_ALIVE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_LIFETIME_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REVISED_LIFETIME_COUNT_FIELD_NUMBER: _ClassVar[int]
+    requested_publishing_interval_ms: float
+    revised_publishing_interval_ms: float
+    requested_keep_alive_count: int
+    revised_keep_alive_count: int
+    requested_lifetime_count: int
+    revised_lifetime_count: int
+    def __init__(self, requested_publishing_interval_ms: _Optional[float] = ..., revised_publishing_interval_ms: _Optional[float] = ..., requested_keep_alive_count: _Optional[int] = ..., revised_keep_alive_count: _Optional[int] = ..., requested_lifetime_count: _Optional[int] = ..., revised_lifetime_count: _Optional[int] = ...) -> None: ...
+
+class RevisedItem(_message.Message):
+    __slots__ = ("node_id", "requested_sampling_interval_ms", "revised_sampling_interval_ms", "requested_queue_size", "revised_queue_size")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_SAMPLING_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    REVISED_SAMPLING_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_QUEUE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    REVISED_QUEUE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    requested_sampling_interval_ms: float
+    revised_sampling_interval_ms: float
+    requested_queue_size: int
+    revised_queue_size: int
+    def __init__(self, node_id: _Optional[str] = ..., requested_sampling_interval_ms: _Optional[float] = ..., revised_sampling_interval_ms: _Optional[float] = ..., requested_queue_size: _Optional[int] = ..., revised_queue_size: _Optional[int] = ...) -> None: ...
 
 class Loss(_message.Message):
     __slots__ = ("reason", "from_time_us", "to_time_us", "count", "detail")
