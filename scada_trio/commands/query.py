@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 import re
-import sys
 import time
 from datetime import UTC, datetime
 from uuid import UUID
@@ -15,12 +11,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scada_trio.commands.rows import Format
+from scada_trio.commands.rows import Format, iso, print_rows
 from scada_trio.commands.tenants import open_tenant_reader
 from scada_trio.config import Settings
 from scada_trio.errors import InvalidField
 from scada_trio.readings import ReadingRows
 
+_COLUMNS = ("timestamp", "well_id", "tag_node_id", "value", "quality")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -43,7 +40,11 @@ async def query(
         raise InvalidField("--until", "is before --since")
     async with open_tenant_reader(settings, tenant) as reader:
         rows = await reader.query_readings(well_id, start_us, end_us, limit)
-    _PRINTERS[form](console, rows)
+    if form == "table":
+        _print_table(console, rows)
+        return
+    values = ((iso(t), rows.well_id, node, value, quality) for node, t, value, quality in _zip(rows))
+    print_rows(console, form, _COLUMNS, values)
 
 
 def parse_time(option: str, text: str, now_us: int) -> int:
@@ -61,10 +62,6 @@ def parse_time(option: str, text: str, now_us: int) -> int:
     return round(moment.timestamp() * 1_000_000)
 
 
-def _iso(time_us: int) -> str:
-    return datetime.fromtimestamp(time_us / 1_000_000, UTC).isoformat(timespec="microseconds")
-
-
 def _print_table(console: Console, rows: ReadingRows) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("time (UTC)", no_wrap=True)
@@ -78,31 +75,5 @@ def _print_table(console: Console, rows: ReadingRows) -> None:
     console.print(f"{table.row_count} readings", highlight=False)
 
 
-def _print_csv(_console: Console, rows: ReadingRows) -> None:
-    writer = csv.writer(sys.stdout)
-    writer.writerow(["timestamp", "well_id", "tag_node_id", "value", "quality"])
-    writer.writerows((_iso(t), rows.well_id, node, repr(value), quality) for node, t, value, quality in _zip(rows))
-
-
-def _print_json(_console: Console, rows: ReadingRows) -> None:
-    for node_id, time_us, value, quality in _zip(rows):
-        number = value if math.isfinite(value) else None  # JSON has no NaN
-        sys.stdout.write(
-            json.dumps(
-                {
-                    "timestamp": _iso(time_us),
-                    "well_id": str(rows.well_id),
-                    "tag_node_id": node_id,
-                    "value": number,
-                    "quality": quality,
-                }
-            )
-            + "\n"
-        )
-
-
 def _zip(rows: ReadingRows) -> zip[tuple[str, int, float, str]]:
     return zip(rows.node_ids, rows.time_us.tolist(), rows.value.tolist(), rows.qualities, strict=True)
-
-
-_PRINTERS = {"table": _print_table, "csv": _print_csv, "json": _print_json}

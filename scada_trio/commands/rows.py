@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
@@ -22,7 +22,7 @@ _FIRST_US: Final = -62_135_596_800_000_000
 _LAST_US: Final = 253_402_300_799_999_999
 
 
-def print_rows(console: Console, form: Format, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def print_rows(console: Console, form: Format, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """One line a row; None is empty, in JSON null, and so is there what JSON has no number for."""
     if form == "csv":
         writer = csv.writer(sys.stdout)
