@@ -10,13 +10,15 @@ There is no object per reading: a block is four numpy columns of the same length
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
+
+from scada_trio.memory import Mark
 
 
 class Quality(enum.IntEnum):
@@ -121,7 +123,9 @@ EMPTY_BLOCK: Final = ReadingBlock(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
-    """A block on its way to the aggregator, and what to call once it is accepted.
+    """A block on its way to the aggregator, what is to be remembered with it, and what to call once it is accepted.
+
+    ``mark`` is written in the transaction that accepts the block, None where no later process goes on from there.
 
     ``accepted`` is called exactly once, in the Trio thread, and must not block or raise: the connection
     acknowledges the notification to its device then, and not before.
@@ -129,14 +133,15 @@ class Delivery:
 
     block: ReadingBlock
     accepted: Callable[[], None]
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """The readings of one COPY.
 
-    ``sequence`` numbers the tenant's batches from 1 without gaps within one buffer; the database remembers the last one
-    it committed in the COPY's own transaction, so a batch whose commit is in doubt is never written twice.
+    ``sequence`` is that of its last block in the journal, rising; the database remembers the last one that it committed
+    in the COPY's own transaction, so a batch whose commit is in doubt is never written twice.
     """
 
     sequence: int
@@ -167,11 +172,48 @@ class WriteResult:
 class ReadingRows:
     """Readings of one well as they are stored, columns of equal length in the order asked for.
 
-    ``node_ids`` and ``qualities`` are text; ``time_us`` int64 µs since 1970 UTC; ``value`` float64.
+    ``series`` int32, number in ``names``, the node ids; ``time_us`` int64 µs since 1970 UTC; ``value`` float64;
+    ``quality`` uint8, a `Quality`.
     """
 
     well_id: UUID
-    node_ids: list[str]
+    names: Sequence[str]
+    series: NDArray[np.int32]
     time_us: NDArray[np.int64]
     value: NDArray[np.float64]
-    qualities: list[str]
+    quality: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    @property
+    def node_ids(self) -> list[str]:
+        """The node id of each reading."""
+        names = self.names
+        return [names[index] for index in self.series.tolist()]
+
+    @property
+    def qualities(self) -> list[str]:
+        """The label of each reading's quality."""
+        return [QUALITY_LABELS[quality] for quality in self.quality.tolist()]
+
+    def slice(self, start: int, stop: int) -> ReadingRows:
+        """The readings from ``start`` up to ``stop``; views of the same columns."""
+        part = slice(start, stop)
+        columns = (self.series[part], self.time_us[part], self.value[part], self.quality[part])
+        return ReadingRows(self.well_id, self.names, *columns)
+
+    @staticmethod
+    def of(well_id: UUID, rows: Iterable[tuple[int, str, float, str]]) -> ReadingRows:
+        """From (time in µs, node id, value, label of quality), in that order."""
+        listed = list(rows)
+        names = sorted({row[1] for row in listed})
+        index = {name: number for number, name in enumerate(names)}
+        return ReadingRows(
+            well_id,
+            names,
+            np.array([index[row[1]] for row in listed], np.int32),
+            np.array([row[0] for row in listed], np.int64),
+            np.array([row[2] for row in listed], np.float64),
+            np.array([QUALITY_LABELS.index(row[3]) for row in listed], np.uint8),
+        )

@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol
 from uuid import UUID
 
 import grpc
-import numpy as np
 import pytest
 import structlog
 import trio
@@ -68,13 +67,7 @@ class FakeBackend:
         await self._enter(tenant_id)
         rows = [row for row in self.readings.get((tenant_id, well_id), ()) if start_us <= row[0] <= end_us]
         rows = sorted(rows, reverse=True)[:limit]
-        return ReadingRows(
-            well_id,
-            [row[1] for row in rows],
-            np.array([row[0] for row in rows], np.int64),
-            np.array([row[2] for row in rows], np.float64),
-            [row[3] for row in rows],
-        )
+        return ReadingRows.of(well_id, rows)
 
     async def aggregator_stats(self, tenant_id: UUID) -> AggregatorStats:
         await self._enter(tenant_id)

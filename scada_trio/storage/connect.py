@@ -226,6 +226,8 @@ def _session_settings(target: Target, statement_timeout_s: float) -> psycopg.sql
         "idle_in_transaction_session_timeout": "60000",
         "TimeZone": "UTC",
         "client_min_messages": "warning",
+        # Estimates over many partitions look dear enough for it, and compiling takes longer than any query of ours.
+        "jit": "off",
     }
     if target.schema is not None:
         settings["search_path"] = psycopg.sql.Identifier(target.schema).as_string()

@@ -1,51 +1,39 @@
 """Reading one tenant's readings: a few connections of its own, opened when they are needed, closed when they are idle.
 
-Owns the reading connections and the SQL of a query. Knows no API. The tenant opens a `TenantReader` and closes it; all
-tenants' readers share a limiter that bounds the connections of the process, and give their idle ones up for each
-other.
+Owns the reading connections; the SQL is in `reading`, `latest`, `aggregates` and `losses`. Knows no API. The tenant
+opens a `TenantReader` and closes it; all tenants' readers share a limiter that bounds the connections of the process,
+and give their idle ones up for each other.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Final, Self, TypeVar, TypeVarTuple
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import trio
 from psycopg import pq
-from psycopg.types.numeric import Int8BinaryLoader
 from pydantic import SecretStr
 
+from scada_trio.queries import AggregatesPage, AggregatesQuery, ReadingScan, ReadingsQuery
 from scada_trio.readings import ReadingRows
+from scada_trio.storage.aggregates import read_aggregates
+from scada_trio.storage.columns import take_columns
 from scada_trio.storage.connect import Connection, is_stale, open_connection, run_cancellable
+from scada_trio.storage.latest import read_latest
 from scada_trio.storage.losses import StoredLoss, read_losses
+from scada_trio.storage.reading import read_page
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _IDLE_S: Final = 60.0
 _PER_TENANT: Final = 4
-# The newest readings are usually found near the end of the range: look there first, then ever farther back, instead
-# of sorting all that the range has.
-_WINDOW_US: Final = 60_000_000
-_WINDOW_GROWTH: Final = 8
-_POSTGRES_EPOCH_US: Final = 946_684_800_000_000  # 2000-01-01 UTC
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_US: Final = -62_135_596_800_000_000  # 0001-01-01, Python's first day
-_LAST_US: Final = 253_402_300_799_999_999  # 9999-12-31, its last
-
-_SELECT: Final = """
-    SELECT timestamp, value, tag_node_id, quality FROM scada_readings
-    WHERE well_id = %s AND timestamp >= %s AND timestamp <= %s
-    ORDER BY timestamp DESC, tag_node_id LIMIT %s"""
 
 
 def open_reader(
@@ -125,18 +113,34 @@ class TenantReader:
             await trio.sleep(self._idle_s / 2)
             self._shared.close_expired(self, trio.current_time())
 
-    async def query_readings(self, well_id: UUID, start_us: int, end_us: int, limit: int) -> ReadingRows:
-        """The newest ``limit`` readings of a well with ``start_us <= time <= end_us``, newest first, then by node id.
+    async def read_readings(self, scan: ReadingScan, limit: int, *, fill: bool = True) -> ReadingRows:
+        """The next readings of ``scan``, ``limit`` at most, in its order, then by node id; moves the scan on.
 
-        Times in µs since 1970. Raises `DatabaseUnavailable` (``statement_timeout_s`` exceeded, too) and
-        `DatabaseMisconfigured`. A cancelled call has stopped the query on the server.
+        With ``fill`` fewer come only where no more are left, which ``scan.done`` tells; without it, as many as are at
+        hand, none at the end only. Raises `DatabaseUnavailable` (``statement_timeout_s`` exceeded, too) and
+        `DatabaseMisconfigured`. A cancelled call has stopped the query on the server. No connection is held between
+        two calls.
         """
-        return await self._call(_read_newest, well_id, start_us, end_us, limit)
+        return await self._call(read_page, scan, limit, fill)
+
+    async def query_readings(self, well_id: UUID, start_us: int, end_us: int, limit: int) -> ReadingRows:
+        """The newest ``limit`` readings of a well with ``start_us <= time <= end_us``; as `read_readings`."""
+        return await self.read_readings(ReadingScan(ReadingsQuery(well_id, start_us, end_us)), limit)
+
+    async def read_aggregates(self, query: AggregatesQuery) -> AggregatesPage:
+        """Buckets of one well; errors as of `read_readings`."""
+        return await self._call(read_aggregates, query)
+
+    async def read_latest(
+        self, configured: Mapping[UUID, Sequence[str]], wanted: Sequence[str] | None
+    ) -> list[ReadingRows]:
+        """The newest reading of each tag of each well; see `scada_trio.storage.latest.read_latest`."""
+        return await self._call(read_latest, configured, wanted)
 
     async def read_losses(
         self, connection_id: UUID | None = None, since_us: int | None = None, limit: int = 100
     ) -> list[StoredLoss]:
-        """The newest losses of a connection, or of any, newest first; errors as of `query_readings`."""
+        """The newest losses of a connection, or of any, newest first; errors as of `read_readings`."""
         return await self._call(read_losses, connection_id, since_us, limit)
 
     async def _call(self, query: Callable[[Connection, *Ts], T], *args: *Ts) -> T:
@@ -159,8 +163,7 @@ class TenantReader:
             statement_timeout_s=self._statement_timeout_s,
             limiter=self._threads,
         )
-        # µs since 2000 as they come, instead of a datetime each
-        connection.adapters.register_loader("timestamptz", Int8BinaryLoader)
+        take_columns(connection)
         return connection
 
 
@@ -214,43 +217,3 @@ _SHARED: Final[WeakKeyDictionary[trio.CapacityLimiter, _Shared]] = WeakKeyDictio
 
 def _usable(connection: Connection) -> bool:
     return not connection.closed and connection.info.transaction_status == pq.TransactionStatus.IDLE
-
-
-# --- in the worker thread
-
-
-def _read_newest(connection: Connection, well_id: UUID, start_us: int, end_us: int, limit: int) -> ReadingRows:
-    rows: list[tuple[int, float, str, str]] = []
-    with connection.cursor(binary=True) as cursor:
-        for lower_us, upper_us in _windows(max(start_us, _FIRST_US), min(end_us, _LAST_US)):
-            cursor.execute(_SELECT, [well_id, _datetime(lower_us), _datetime(upper_us), limit - len(rows)])
-            rows += cursor.fetchall()
-            if len(rows) >= limit:
-                break
-    times, values, node_ids, qualities = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return ReadingRows(
-        well_id,
-        list(node_ids),
-        np.array(times, np.int64) + _POSTGRES_EPOCH_US,
-        np.array(values, np.float64),
-        list(qualities),
-    )
-
-
-def _windows(start_us: int, end_us: int) -> Iterator[tuple[int, int]]:
-    """Ranges that cover ``start_us`` to ``end_us``, both included, from the end back; what is to come is one range."""
-    upper_us = end_us
-    soon_us = time.time_ns() // 1000 + _WINDOW_US
-    if start_us <= soon_us < end_us:
-        yield soon_us + 1, end_us
-        upper_us = soon_us
-    size_us = 2 * _WINDOW_US
-    while upper_us >= start_us:
-        lower_us = max(start_us, upper_us - size_us)
-        yield lower_us, upper_us
-        upper_us = lower_us - 1
-        size_us *= _WINDOW_GROWTH
-
-
-def _datetime(time_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=time_us)
