@@ -19,7 +19,7 @@ import trio
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from scada_trio.commands.rows import Format, iso, print_rows
+from scada_trio.commands.rows import Format, print_rows
 from scada_trio.commands.serve import open_checked_master
 from scada_trio.commands.tenants import find_tenant
 from scada_trio.config import Settings
@@ -29,6 +29,7 @@ from scada_trio.journal.file import JournalFile
 from scada_trio.journal.rows import TagKey, read_row
 from scada_trio.readings import QUALITY_LABELS, ReadingBlock
 from scada_trio.registry import Registry
+from scada_trio.times import iso
 
 _STATUS: Final = ("tenant_id", "journal_id", "readings", "bytes", "oldest", "newest", "unreported_losses", "problem")
 _COLUMNS: Final = ("timestamp", "well_id", "tag_node_id", "value", "quality")

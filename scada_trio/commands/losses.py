@@ -8,9 +8,10 @@ from uuid import UUID
 from rich.console import Console
 
 from scada_trio.commands.query import parse_time
-from scada_trio.commands.rows import Format, iso, print_rows
+from scada_trio.commands.rows import Format, print_rows
 from scada_trio.commands.tenants import open_tenant_reader
 from scada_trio.config import Settings
+from scada_trio.times import iso
 
 _COLUMNS = ("id", "recorded_at", "reason", "connection_id", "from", "to", "readings", "detail")
 

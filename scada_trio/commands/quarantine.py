@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 
 from rich.console import Console
 
-from scada_trio.commands.rows import Format, iso, print_rows
+from scada_trio.commands.rows import Format, print_rows
 from scada_trio.commands.tenants import open_tenant_database
 from scada_trio.config import Settings
 from scada_trio.errors import ConfigurationRefused
 from scada_trio.storage.review import QuarantineReview, open_review
+from scada_trio.times import iso
 
 _COLUMNS = ("id", "quarantined_at", "timestamp", "well_id", "tag_node_id", "value", "quality", "sqlstate", "reason")
 

@@ -11,11 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scada_trio.commands.rows import Format, iso, print_rows
+from scada_trio.commands.rows import Format, print_rows
 from scada_trio.commands.tenants import open_tenant_reader
 from scada_trio.config import Settings
 from scada_trio.errors import InvalidField
 from scada_trio.readings import ReadingRows
+from scada_trio.times import iso
 
 _COLUMNS = ("timestamp", "well_id", "tag_node_id", "value", "quality")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

@@ -7,8 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -16,10 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 Format = Literal["table", "csv", "json"]
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_US: Final = -62_135_596_800_000_000
-_LAST_US: Final = 253_402_300_799_999_999
 
 
 def print_rows(console: Console, form: Format, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -38,11 +33,6 @@ def print_rows(console: Console, form: Format, columns: Sequence[str], rows: Ite
         for row in rows:
             table.add_row(*(Text("" if value is None else str(value)) for value in row))
         console.print(table)
-
-
-def iso(time_us: int) -> str:
-    """µs since 1970 in ISO 8601, UTC; what no calendar has is the first or the last moment of one."""
-    return (_EPOCH + timedelta(microseconds=min(max(time_us, _FIRST_US), _LAST_US))).isoformat(timespec="microseconds")
 
 
 def _plain(value: object) -> object:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from opcua import ua
@@ -19,6 +19,7 @@ from scada_trio.config import DeviceSettings
 from scada_trio.opcua.client import LinkClient
 from scada_trio.opcua.node_ids import parse_node_id
 from scada_trio.readings import Tag
+from scada_trio.times import microseconds
 
 ITEMS_A_CALL: Final = 1_000
 """Monitored items created or deleted in one call, where the server's own limit (Part 5, 6.3.11) is not smaller."""
@@ -28,8 +29,6 @@ _MIN_LIFETIME_S: Final = 600.0
 """How long the server keeps the subscription without a Publish: a device that we hold back must not lose it."""
 _MAX_NOTIFICATIONS: Final = 20_000
 """Values in one message; keeps the largest message under ``MAX_MESSAGE_BYTES``."""
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _TOO_LARGE: Final = frozenset(
     {
@@ -127,7 +126,7 @@ def read_server(client: LinkClient) -> tuple[int, int]:
         limit = ITEMS_A_CALL
     if not isinstance(started, datetime) or started.year < 1970:
         return min(limit, ITEMS_A_CALL), 0
-    return min(limit, ITEMS_A_CALL), (started.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+    return min(limit, ITEMS_A_CALL), microseconds(started.replace(tzinfo=UTC))
 
 
 def create_items(client: LinkClient, subscription_id: int, requests: Sequence[Any]) -> Sequence[Any] | None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from scada_trio.losses import Loss, LossReason
 from scada_trio.storage.connect import Connection
+from scada_trio.times import microseconds, moment
 
 _INSERT: Final = """
     INSERT INTO scada_loss (journal_id, loss_no, connection_id, reason, from_time, to_time, reading_count, detail)
@@ -24,10 +25,6 @@ _SELECT: Final = """
     WHERE (%(connection)s::uuid IS NULL OR connection_id = %(connection)s)
         AND (%(since)s::timestamptz IS NULL OR to_time >= %(since)s)
     ORDER BY id DESC LIMIT %(limit)s"""
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_US: Final = -62_135_596_800_000_000  # 0001-01-01, as far as a Python datetime goes
-_LAST_US: Final = 253_402_300_799_999_999  # the end of 9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ def store_losses(connection: Connection, losses: Sequence[tuple[int, Loss]], jou
         return
     rows = [
         (
-            *(number, loss.connection_id, str(loss.reason), _moment(loss.from_us), _moment(loss.to_us)),
+            *(number, loss.connection_id, str(loss.reason), moment(loss.from_us), moment(loss.to_us)),
             *(loss.count, _text(loss.detail)),
         )
         for number, loss in losses
@@ -57,24 +54,16 @@ def read_losses(
     connection: Connection, connection_id: UUID | None, since_us: int | None, limit: int
 ) -> list[StoredLoss]:
     """The newest rows, newest first, that reach beyond ``since_us``; None: of any connection, of any time."""
-    since = None if since_us is None else _moment(since_us)
+    since = None if since_us is None else moment(since_us)
     rows = connection.execute(_SELECT, {"connection": connection_id, "since": since, "limit": limit})
     return [
         StoredLoss(
             number,
             recorded_at,
-            Loss(LossReason(reason), lost_connection, _microseconds(start), _microseconds(end), count, detail),
+            Loss(LossReason(reason), lost_connection, microseconds(start), microseconds(end), count, detail),
         )
         for number, recorded_at, reason, lost_connection, start, end, count, detail in rows
     ]
-
-
-def _moment(time_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=min(max(time_us, _FIRST_US), _LAST_US))
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _text(detail: str) -> str:
