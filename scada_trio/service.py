@@ -179,7 +179,7 @@ class Service:
     def snapshots(self) -> Sequence[TenantSnapshot]:
         """Every tenant as it is now, those that cannot run included, by name."""
         unusable = [
-            TenantSnapshot(spec.tenant_id, spec.name, "refused", {}, 0, 0, 0, None, spec.problem)
+            TenantSnapshot(spec.tenant_id, spec.name, "refused", {}, None, spec.problem)
             for spec in self._unusable.values()
         ]
         running = [tenant.snapshot() for tenant in self._tenants.values()]

@@ -58,18 +58,20 @@ class ConnectionStatus:
 
 @dataclass(frozen=True, slots=True)
 class TenantSnapshot:
-    """One tenant as it is now; totals count readings since the process started, times are Unix seconds."""
+    """One tenant as it is now; times are Unix seconds."""
 
     tenant_id: UUID
     name: str
     state: str  # "running", "starting", "failed", "not migrated", ...
     connections: Mapping[UUID, ConnectionStatus]
-    buffered: int
-    received_total: int
-    committed_total: int
     last_commit_at: float | None
     last_error: str | None
     accounts: Accounts = field(default_factory=Accounts)
+
+    @property
+    def buffered(self) -> int:
+        """Readings accepted and not yet committed."""
+        return self.accounts.in_journal
 
     @property
     def connected(self) -> int:

@@ -246,19 +246,15 @@ class Tenant:
         journal_error = self._journal_error if self._journal is None else self._journal.error
         if journal_error is not None:
             writer_state, writer_error = "journal away", journal_error
-        accounts = self._ledger.accounts
         statuses: dict[UUID, ConnectionStatus] = {i: c.status for i, c in self._connections.items()}
         return TenantSnapshot(
             tenant_id=self.spec.tenant_id,
             name=self.spec.name,
             state=writer_state if writer_state and self.state == "running" else self.state,
             connections=statuses,
-            buffered=accounts.in_journal,
-            received_total=accounts.received,
-            committed_total=accounts.committed,
             last_commit_at=self._ledger.last_commit_at,
             last_error=writer_error or _first_error(statuses),
-            accounts=accounts,
+            accounts=self._ledger.accounts,
         )
 
     # --- tasks

@@ -141,7 +141,7 @@ class View:
     def _measure(self, tenants: Sequence[TenantSnapshot], now_s: float) -> None:
         meters = {tenant.tenant_id: self._meters.get(tenant.tenant_id) or RateMeter() for tenant in tenants}
         for tenant in tenants:
-            meters[tenant.tenant_id].update(tenant.committed_total, now_s)
+            meters[tenant.tenant_id].update(tenant.accounts.committed, now_s)
         self._meters = meters  # without those of tenants that are gone
 
     def _rate(self, tenant: TenantSnapshot, now_s: float) -> float:
@@ -151,7 +151,7 @@ class View:
         rate = sum(self._rate(tenant, now_s) for tenant in tenants)
         connected = sum(tenant.connected for tenant in tenants)
         connections = sum(len(tenant.connections) for tenant in tenants)
-        committed = sum(tenant.committed_total for tenant in tenants)
+        committed = sum(tenant.accounts.committed for tenant in tenants)
         return (
             f"{len(tenants)} tenants, {connected}/{connections} connected, "
             f"{rate:,.0f} readings/s, {committed:,} committed"
@@ -163,7 +163,7 @@ class View:
             Text(shortened(tenant.state, _STATE_WIDTH), style=_STATE_STYLES.get(tenant.state, _OTHER_STATE_STYLE)),
             Text(f"{tenant.connected}/{connections}", style="" if tenant.connected == connections else "yellow"),
             Text(f"{self._rate(tenant, clock.monotonic_s):,.0f}"),
-            Text(f"{tenant.committed_total:,}"),
+            Text(f"{tenant.accounts.committed:,}"),
             Text(f"{tenant.buffered:,}"),
             Text(age(tenant.last_commit_at, clock.unix_s)),
         ]

@@ -15,6 +15,7 @@ import trio
 import trio.testing
 from rich.console import Console, ConsoleDimensions
 
+from scada_trio.accounts import Accounts
 from scada_trio.status import ConnectionState, ConnectionStatus, TenantSnapshot
 from scada_trio.view import Clock, RateMeter, View, age, error_of, run_view, shortened
 
@@ -28,11 +29,9 @@ def tenant(number: int = 1, **changes: object) -> TenantSnapshot:
         name=f"Tenant {number}",
         state="running",
         connections={UUID(int=1): ConnectionStatus(state=ConnectionState.CONNECTED)},
-        buffered=1_234,
-        received_total=51_234,
-        committed_total=50_000,
         last_commit_at=NOW - 2,
         last_error=None,
+        accounts=Accounts(received=51_234, written=50_000, in_journal=1_234),
     )
     return replace(snapshot, **changes)  # type: ignore[arg-type]
 
@@ -114,7 +113,7 @@ def test_a_row_shows_a_tenant() -> None:
 @pytest.mark.parametrize("state", ["running", "database away"])
 def test_a_row_fits_in_80_columns(state: str) -> None:
     """No figure of a busy tenant with a long name is cut on the narrowest terminal in use."""
-    busy = tenant(name="A Very Long Company", state=state, committed_total=987_654_321, buffered=123_456)
+    busy = tenant(name="A Very Long Company", state=state, accounts=Accounts(written=987_654_321, in_journal=123_456))
     console = terminal(width=80)
     with console.capture() as capture:
         console.print(View().draw([busy], [], [], clock=CLOCK, size=ConsoleDimensions(80, 24)))
@@ -199,7 +198,7 @@ async def test_the_view_runs_until_it_is_cancelled() -> None:
         committed[0] += 1
         if committed[0] > 50_003:
             refreshed.set()
-        return [tenant(committed_total=committed[0])]
+        return [tenant(accounts=Accounts(written=committed[0]))]
 
     logs = deque(["started"], maxlen=3)
     async with trio.open_nursery() as nursery:
