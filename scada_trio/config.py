@@ -88,13 +88,6 @@ class DatabaseTimeouts(TypedDict):
     statement_timeout_s: float
 
 
-class DatabaseTimeouts(TypedDict):
-    """What every function that opens a database takes, as ``**settings.db_timeouts``."""
-
-    connect_timeout_s: float
-    statement_timeout_s: float
-
-
 class Settings(BaseSettings):
     """Environment of the service; defaults are those of ``.env.example``."""
 
@@ -183,14 +176,6 @@ class Settings(BaseSettings):
             sampling_interval_s=self.opc_sampling_interval_ms / 1000,
             keep_alive_s=self.opc_keep_alive_ms / 1000,
             queue_size=self.opc_queue_size,
-        )
-
-    @property
-    def db_timeouts(self) -> DatabaseTimeouts:
-        """The time limits of a database connection, in seconds."""
-        return DatabaseTimeouts(
-            connect_timeout_s=self.db_connect_timeout_ms / 1000,
-            statement_timeout_s=self.db_statement_timeout_ms / 1000,
         )
 
     @property
