@@ -81,7 +81,8 @@ class Aggregator:
             await self._gather(deliveries)
             if self._journal.full and not self._journal.drops_oldest:
                 await self._hold()
-            await self._journal.append([delivery.block for delivery in deliveries])
+            marks = [delivery.mark for delivery in deliveries if delivery.mark is not None]
+            await self._journal.append([delivery.block for delivery in deliveries], marks)
             for delivery in deliveries:
                 delivery.accepted()
             self._next_commit_at = trio.current_time() + self._pace.interval_s

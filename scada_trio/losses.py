@@ -47,7 +47,8 @@ class RememberedSubscription:
     ``endpoint_url`` guards against another server behind the same connection, ``server_started_us`` (0: not told)
     against the same server after a restart, which gives subscription ids again. ``items`` maps client handles, which
     many servers do not tell again, to (well id, node id, monitored item id); ``deadbands`` has the raw deadband of
-    those that have one. ``last_sequence``: the last acknowledged number; ``heard_us``: when the device was last heard.
+    those that have one. ``last_sequence``: the number up to which all is accepted; ``heard_us``: when the device was
+    last heard.
     """
 
     endpoint_url: str

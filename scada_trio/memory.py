@@ -6,26 +6,51 @@ journal is the real one.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
 from scada_trio.losses import Loss, RememberedSubscription
 
 
+@dataclass(eq=False, slots=True)
+class Followed:
+    """One subscription for as long as its connection goes on with it.
+
+    The object tells subscriptions apart, since a server that was started again gives their ids again. Once it has
+    ``ended``, what still comes of it is no part of what a later process takes over.
+    """
+
+    connection_id: UUID
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a subscription is accepted: every notification up to ``sequence_number`` is, or is known to be lost."""
+
+    followed: Followed
+    sequence_number: int
+
+
 class ConnectionMemory(Protocol):
-    """Called in the Trio thread; every method returns at once. What it takes is durable with the next commit."""
+    """Called in the Trio thread; every method returns at once. What it takes is durable with the next commit.
+
+    The mark of a notification with readings does not come this way but with its `Delivery`: it is durable in the very
+    transaction that accepts them, so nothing that is accepted is asked for again.
+    """
 
     def record_loss(self, loss: Loss) -> None:
         """Keep ``loss`` until a user can be told."""
 
     def remembered_subscription(self, connection_id: UUID) -> RememberedSubscription | None:
-        """What was remembered last, with the last acknowledged number; None where there is nothing."""
+        """What was remembered last, with the number that was reached since; None where there is nothing."""
 
     def remember_subscription(self, connection_id: UUID, remembered: RememberedSubscription | None) -> None:
         """Replace what is remembered; None forgets it."""
 
-    def remember_acknowledged(self, connection_id: UUID, sequence_number: int) -> None:
-        """All notifications up to ``sequence_number`` are accepted."""
+    def remember_accepted(self, mark: Mark) -> None:
+        """Change the last number of what is remembered; nothing where that is nothing, or another subscription."""
 
 
 class NoMemory:
@@ -41,5 +66,5 @@ class NoMemory:
     def remember_subscription(self, connection_id: UUID, remembered: RememberedSubscription | None) -> None:
         """Forget it."""
 
-    def remember_acknowledged(self, connection_id: UUID, sequence_number: int) -> None:
+    def remember_accepted(self, mark: Mark) -> None:
         """Forget it."""

@@ -25,6 +25,7 @@ from scada_trio.config import DeviceSettings
 from scada_trio.connection import Connection
 from scada_trio.desired import ConnectionSpec
 from scada_trio.losses import Loss, LossReason, RememberedSubscription
+from scada_trio.memory import Mark
 from scada_trio.metrics import Metrics
 from scada_trio.readings import Delivery, Quality, ReadingBlock, Tag, TagTable
 from scada_trio.status import ConnectionState
@@ -170,11 +171,11 @@ class Memory:
         else:
             self.subscriptions[connection_id] = remembered
 
-    def remember_acknowledged(self, connection_id: UUID, sequence_number: int) -> None:
-        known = self.subscriptions.get(connection_id)
-        if known is not None:
-            self.subscriptions[connection_id] = replace(
-                known, last_sequence=sequence_number, heard_us=time.time_ns() // 1000
+    def remember_accepted(self, mark: Mark) -> None:
+        known = self.subscriptions.get(mark.followed.connection_id)
+        if known is not None and not mark.followed.ended:
+            self.subscriptions[mark.followed.connection_id] = replace(
+                known, last_sequence=mark.sequence_number, heard_us=time.time_ns() // 1000
             )
 
     def lost(self, reason: LossReason) -> list[Loss]:
@@ -197,6 +198,7 @@ class Rig:
     metrics: Metrics
     deliveries: trio.MemoryReceiveChannel[Delivery]
     limiter: trio.CapacityLimiter
+    memory: Memory | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     @property
@@ -210,8 +212,14 @@ class Rig:
         with trio.fail_after(ARRIVES_WITHIN_S):
             delivery = await self.deliveries.receive()
         if accept:
-            delivery.accepted()
+            self.accept(delivery)
         return delivery
+
+    def accept(self, delivery: Delivery) -> None:
+        """What the aggregator does with a delivery, without the file."""
+        if self.memory is not None and delivery.mark is not None:
+            self.memory.remember_accepted(delivery.mark)
+        delivery.accepted()
 
     async def until(self, node_id: str, fits: Callable[[int, float, Quality], bool]) -> tuple[int, float, Quality]:
         """The first reading of ``node_id`` that fits, as (time_us, value, quality); accepts all on the way."""
@@ -241,7 +249,7 @@ class Rig:
         with trio.fail_after(ARRIVES_WITHIN_S):
             while not holds():
                 with trio.move_on_after(0.02):
-                    (await self.deliveries.receive()).accepted()
+                    self.accept(await self.deliveries.receive())
 
     def errors(self, error_type: str) -> float:
         """The value of this connection's error counter."""
@@ -287,7 +295,7 @@ async def open_rig(
         metrics=metrics.tenant(tenant_id, table),
         memory=memory,
     )
-    rig = Rig(connection, table, metrics, receive, limiter)
+    rig = Rig(connection, table, metrics, receive, limiter, memory)
     with receive:
         async with trio.open_nursery() as nursery:
             rig.scope = nursery.cancel_scope

@@ -15,6 +15,7 @@ import trio
 from scada_trio.accounts import Ledger
 from scada_trio.config import JournalSettings
 from scada_trio.journal.queue import Journal, open_journal
+from scada_trio.journal.store import RunSync
 from scada_trio.losses import Loss
 from scada_trio.readings import ReadingBlock, TagTable
 
@@ -63,11 +64,11 @@ class Place:
 
     @asynccontextmanager
     async def open(
-        self, *, inline: bool = False, tags: TagTable | None = None, **settings: Any
+        self, *, inline: bool = False, run_sync: RunSync | None = None, tags: TagTable | None = None, **settings: Any
     ) -> AsyncIterator[Journal]:
         self.directory.mkdir(exist_ok=True)
         loaded = JournalSettings(self.directory, **settings)
-        run_sync = run_inline if inline else None
+        run_sync = run_inline if inline else run_sync
         table = TagTable() if tags is None else tags
         async with open_journal(
             self.tenant_id, table, self.ledger, loaded, on_loss=self.losses.append, run_sync=run_sync

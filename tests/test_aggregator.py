@@ -1,6 +1,6 @@
 """Batches by count and age, acceptance, and what happens when the journal is full or the input ends."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,8 @@ from prometheus_client import generate_latest
 
 from scada_trio.aggregator import Aggregator, CommitPace
 from scada_trio.journal.queue import Journal
+from scada_trio.losses import RememberedSubscription
+from scada_trio.memory import Followed, Mark
 from scada_trio.metrics import Metrics
 from scada_trio.readings import Batch, Delivery, ReadingBlock, TagTable
 from tests.fix_journal import Place, block
@@ -97,6 +99,27 @@ async def test_deliveries_are_accepted_in_order(place: Place, autojump_clock: tr
         assert stage.journal.ledger.accounts.received == 20
 
 
+async def test_what_a_delivery_marks_is_remembered_before_it_is_accepted(
+    place: Place, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The last of a connection counts, each connection for itself; a delivery without a mark changes nothing."""
+    first, second = Followed(uuid4()), Followed(uuid4())
+    async with open_stage(place, max_readings=1000) as stage:
+        remembered = RememberedSubscription("opc.tcp://a", 7, 1, {})
+        for followed in (first, second):
+            stage.journal.remember_subscription(followed.connection_id, remembered)
+        seen: list[list[int]] = []
+
+        def accepted() -> None:
+            found = [stage.journal.remembered_subscription(followed.connection_id) for followed in (first, second)]
+            seen.append([subscription.last_sequence for subscription in found if subscription is not None])
+
+        for mark in (Mark(first, 2), Mark(second, 8), Mark(first, 3), None):
+            stage.deliveries.send_nowait(Delivery(block(1), accepted, mark))
+        await trio.sleep(1)
+        assert seen == [[3, 8]] * 4
+
+
 async def test_a_full_journal_holds_acceptance_until_there_is_room(
     place: Place, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -124,9 +147,9 @@ async def test_all_that_waits_is_one_transaction(place: Place, autojump_clock: t
         commits: list[float] = []
         original = stage.journal.append
 
-        async def append(blocks: list[ReadingBlock]) -> None:
+        async def append(blocks: list[ReadingBlock], marks: Sequence[Mark] = ()) -> None:
             commits.append(trio.current_time())
-            await original(blocks)
+            await original(blocks, marks)
 
         stage.journal.append = append  # type: ignore[method-assign]
         started = trio.current_time()

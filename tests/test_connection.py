@@ -215,7 +215,7 @@ async def test_held_deliveries_hold_publish(maker: str) -> None:
         assert rig.connection.status.state is ConnectionState.CONNECTED
         assert rig.errors("unreachable") == rig.errors("silent") == 0
         for delivery in held:
-            delivery.accepted()
+            rig.accept(delivery)
         await device.write("a", 5000.0)
         await rig.until_value(A.node_id, 5000.0)
         assert rig.errors("unreachable") == rig.errors("silent") == 0

@@ -57,19 +57,16 @@ async def open_connected(*tags: Any, **options: Any) -> AsyncIterator[tuple[Scri
 
 
 async def test_acknowledged_when_accepted() -> None:
-    """A notification is acknowledged once one that came after its acceptance is accepted; keep-alives never are."""
+    """A notification is acknowledged with the request that its acceptance makes room for; keep-alives never are."""
     async with open_connected(A) as (device, rig):
         await device.keep_alive()
         await device.notify({1: 1.5})
         delivery = await rig.take(accept=False)
         await device.until(lambda: len(device.publishes) == PUBLISH_AHEAD - 1)
         assert device.acknowledged == []
-        delivery.accepted()
+        rig.accept(delivery)
         await device.until(lambda: len(device.publishes) == PUBLISH_AHEAD)
-        assert device.acknowledged == []
-        await device.notify({1: 2.5})  # its acceptance shows that the first one's is remembered for good
-        await rig.take()
-        await device.until(lambda: device.acknowledged == [1])
+        assert device.acknowledged == [1]
 
 
 async def test_at_most_three_unaccepted() -> None:
@@ -81,10 +78,8 @@ async def test_at_most_three_unaccepted() -> None:
         asked = device.calls.count("Publish")
         assert asked == PUBLISH_AHEAD
         for delivery in held:
-            delivery.accepted()
-        await device.notify({1: 9.0})
-        await rig.take()
-        await device.until(lambda: sorted(device.acknowledged) == [1, 2, 3])
+            rig.accept(delivery)
+        await device.until(lambda: device.acknowledged == [1, 2, 3])
 
 
 async def test_full_channel_keeps_the_order() -> None:
@@ -121,7 +116,7 @@ async def test_silent_while_held() -> None:
         await device.until(lambda: "closed" in device.calls)
         assert rig.errors("silent") == 1
         for delivery in held:
-            delivery.accepted()  # late, for a session that is gone: harmless
+            rig.accept(delivery)  # late, for a session that is gone: harmless
 
 
 async def test_gap_is_counted() -> None:

@@ -199,7 +199,7 @@ async def test_a_long_gap_does_not_pass_what_may_be_unaccepted() -> None:
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert device.republished == [2, 3, 4]
         for delivery in held:
-            delivery.accepted()
+            rig.accept(delivery)
         assert await values(rig, 17) == [float(number) for number in range(4, 21)]
         assert memory.losses == []
 
@@ -229,10 +229,8 @@ async def test_what_was_received_before_a_break_is_acknowledged_after_it() -> No
         await device.notify({1: 1.0})
         first = await rig.take(accept=False)
         await device.hang_up()
-        first.accepted()
+        rig.accept(first)
         await device.until(lambda: device.calls.count("ActivateSession") == 2)
-        await device.notify({1: 2.0})
-        await rig.take()
         await device.until(lambda: device.acknowledged == [1])
 
 

@@ -76,7 +76,7 @@ class Work:
     losses: list[tuple[int, Loss]] = field(default_factory=list)
     reported_through: int = 0
     subscriptions: dict[UUID, RememberedSubscription | None] = field(default_factory=dict)
-    acknowledged: dict[UUID, tuple[int, int]] = field(default_factory=dict)  # the last number, and when it was heard
+    reached: dict[UUID, tuple[int, int]] = field(default_factory=dict)  # the last number, and when it was heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class JournalFile:
                     connection.execute("REPLACE INTO subscriptions VALUES (?, ?, ?, ?, ?)", row)
             connection.executemany(
                 "UPDATE subscriptions SET last_sequence = ?, heard_us = ? WHERE connection_id = ?",
-                [(*last, connection_id.bytes) for connection_id, last in work.acknowledged.items()],
+                [(*last, connection_id.bytes) for connection_id, last in work.reached.items()],
             )
             used, free = self._pages()
         return self._space(used, free)

@@ -14,7 +14,7 @@ SQLite is called in one worker thread at a time (`JournalFile`), never in the ev
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -31,6 +31,7 @@ from scada_trio.journal.rows import BYTES_A_READING, Record
 from scada_trio.journal.salvage import Known, Opened, open_file
 from scada_trio.journal.store import JournalStore, OwnThread, RunSync
 from scada_trio.losses import Loss, LossReason, RecordLoss, RememberedSubscription
+from scada_trio.memory import Mark
 from scada_trio.readings import Batch, ReadingBlock, TagTable, WriteResult
 
 log = structlog.get_logger()
@@ -164,22 +165,22 @@ class Journal:
 
     # --- accepting
 
-    async def append(self, blocks: list[ReadingBlock]) -> None:
-        """Accept ``blocks``: when this returns they are in the file, in one transaction.
+    async def append(self, blocks: list[ReadingBlock], marks: Sequence[Mark] = ()) -> None:
+        """Accept ``blocks``: when this returns they and the ``marks`` are in the file, in one transaction.
 
         While the file cannot be written it goes on trying. Cancelled, it has accepted nothing.
         """
         rows = _rows(blocks, self._settings.row_readings)
         count = sum(map(len, rows))
         if count:
-            await self._store.insist(partial(self._append, rows, count))
+            await self._store.insist(partial(self._append, rows, count, marks))
 
-    async def _append(self, rows: list[ReadingBlock], count: int) -> None:
+    async def _append(self, rows: list[ReadingBlock], count: int, marks: Sequence[Mark]) -> None:
         async with self._store.busy:
             if self.drops_oldest:
                 await self._make_room(count * BYTES_A_READING)
             records = [Record(self._next + place, block) for place, block in enumerate(rows)]
-            await self._store.commit(records)
+            await self._store.commit(records, marks)
             self._next = max(self._next, records[-1].sequence + 1)
             now = trio.current_time()
             for record in records:
@@ -308,16 +309,16 @@ class Journal:
         self._store.losses_reported(last_id)
 
     def remembered_subscription(self, connection_id: UUID) -> RememberedSubscription | None:
-        """What was remembered last, with the last number that was acknowledged since."""
+        """What was remembered last, with the number that was reached since."""
         return self._store.subscriptions.get(connection_id)
 
     def remember_subscription(self, connection_id: UUID, remembered: RememberedSubscription | None) -> None:
         """Remember it, None to forget; on disk with the next transaction."""
         self._store.remember_subscription(connection_id, remembered)
 
-    def remember_acknowledged(self, connection_id: UUID, sequence_number: int) -> None:
-        """Change the remembered subscription's last number; nothing where none is remembered."""
-        self._store.remember_acknowledged(connection_id, sequence_number)
+    def remember_accepted(self, mark: Mark) -> None:
+        """Change the remembered subscription's last number; on disk with the next transaction."""
+        self._store.remember_accepted(mark)
 
     # --- a damaged file
 

@@ -11,7 +11,7 @@ Owns the open `JournalFile`, and what a connection wants remembered. Knows no or
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol, TypeVar, TypeVarTuple
@@ -28,6 +28,7 @@ from scada_trio.journal.file import EPOCH_BITS, JournalFile, Space, Work
 from scada_trio.journal.rows import Record
 from scada_trio.journal.salvage import Known, Opened, exchange_file, start_over
 from scada_trio.losses import Loss, RecordLoss, RememberedSubscription
+from scada_trio.memory import Mark
 from scada_trio.readings import TagTable
 
 log = structlog.get_logger()
@@ -104,8 +105,8 @@ class JournalStore:
         self._forget_through = 0
         self._reported_through = 0
         self._new_losses: list[tuple[int, Loss]] = []
-        self._new_subscriptions: dict[UUID, RememberedSubscription | None] = {}
-        self._new_acknowledged: dict[UUID, tuple[int, int]] = {}
+        self._changed: set[UUID] = set()  # connections whose subscription is to be written, or deleted
+        self._moved: set[UUID] = set()  # those of which only the last number is
         self._dirty = trio.Event()
         self.saw(opened.space)
         self._report_damage(opened)
@@ -152,13 +153,7 @@ class JournalStore:
     @property
     def has_work(self) -> bool:
         """Whether anything waits for the next transaction."""
-        return bool(
-            self._forget_through
-            or self._reported_through
-            or self._new_losses
-            or self._new_subscriptions
-            or self._new_acknowledged
-        )
+        return bool(self._forget_through or self._reported_through or self._new_losses or self._changed or self._moved)
 
     async def insist(self, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat ``step`` until the file lets it; cancelled meanwhile, it has not happened."""
@@ -173,8 +168,15 @@ class JournalStore:
                 return
             await trio.sleep(delay)
 
-    async def commit(self, records: list[Record]) -> None:
-        """One transaction for ``records`` and all that waits; raises `JournalUnavailable` and all goes on waiting."""
+    async def commit(self, records: list[Record], marks: Iterable[Mark] = ()) -> None:
+        """One transaction for ``records``, the ``marks`` that come with them, and all that waits.
+
+        Raises `JournalUnavailable`: then all goes on waiting, and the marks were never there.
+        """
+        reached = {mark.followed.connection_id: mark for mark in marks if self._concerns(mark)}
+        heard_us = time.time_ns() // 1000
+        changed, moved = self._changed, self._moved
+        self._changed, self._moved = set(), set()
         tags = [(number, self._tags.key(number)) for number in range(self._tags_saved, len(self._tags))]
         work = Work(
             records,
@@ -182,16 +184,18 @@ class JournalStore:
             self._forget_through,
             list(self._new_losses),
             self._reported_through,
-            self._new_subscriptions,
-            self._new_acknowledged,
+            {connection_id: self.subscriptions.get(connection_id) for connection_id in changed},
+            {i: (last.last_sequence, last.heard_us) for i in moved if (last := self.subscriptions.get(i))}
+            | {i: (mark.sequence_number, heard_us) for i, mark in reached.items()},
         )
-        self._new_subscriptions, self._new_acknowledged = {}, {}
         try:
             space = await self.call(lambda file: file.commit(work))
-        except BaseException:  # put back what was taken along; what came meanwhile is newer
-            self._new_subscriptions = work.subscriptions | self._new_subscriptions
-            self._new_acknowledged = work.acknowledged | self._new_acknowledged
+        except BaseException:
+            self._changed |= changed
+            self._moved |= moved
             raise
+        for mark in reached.values():
+            self._reach(mark, heard_us)
         self._tags_saved = max(self._tags_saved, tags[-1][0] + 1 if tags else 0)
         written = {number for number, _ in work.losses}
         self._new_losses = [numbered for numbered in self._new_losses if numbered[0] not in written]
@@ -244,7 +248,7 @@ class JournalStore:
         self._tags_saved = len(opened.contents.tags)
         saved = {number for number, _ in opened.contents.losses}
         self._new_losses = [numbered for numbered in self.losses if numbered[0] not in saved]
-        self._new_subscriptions = {**self.subscriptions, **self._new_subscriptions}
+        self._changed |= self.subscriptions.keys()
         self._exchanged(opened)
         self.saw(opened.space)
         self._report_damage(opened)
@@ -308,15 +312,24 @@ class JournalStore:
             self.subscriptions.pop(connection_id, None)
         else:
             self.subscriptions[connection_id] = remembered
-        self._new_subscriptions[connection_id] = remembered
-        self._new_acknowledged.pop(connection_id, None)
+        self._changed.add(connection_id)
         self._dirty.set()
 
-    def remember_acknowledged(self, connection_id: UUID, sequence_number: int) -> None:
-        """See `Journal.remember_acknowledged`."""
-        remembered = self.subscriptions.get(connection_id)
-        if remembered is not None:
-            heard_us = time.time_ns() // 1000
-            self.subscriptions[connection_id] = replace(remembered, last_sequence=sequence_number, heard_us=heard_us)
-            self._new_acknowledged[connection_id] = (sequence_number, heard_us)
+    def remember_accepted(self, mark: Mark) -> None:
+        """See `scada_trio.memory.ConnectionMemory`."""
+        if self._reach(mark, time.time_ns() // 1000):
+            self._moved.add(mark.followed.connection_id)
             self._dirty.set()
+
+    def _concerns(self, mark: Mark) -> bool:
+        """Whether ``mark`` is of what is remembered."""
+        return not mark.followed.ended and mark.followed.connection_id in self.subscriptions
+
+    def _reach(self, mark: Mark, heard_us: int) -> bool:
+        if not self._concerns(mark):
+            return False
+        connection_id = mark.followed.connection_id
+        self.subscriptions[connection_id] = replace(
+            self.subscriptions[connection_id], last_sequence=mark.sequence_number, heard_us=heard_us
+        )
+        return True

@@ -3,12 +3,11 @@
 Owns the order of a subscription's notifications, over the sessions that it outlives. Knows no socket and sends nothing:
 the `Publisher` of the present session feeds it, and the connection keeps it.
 
-    result ─► in order? ─► without repetitions ─► Outbox ··· accepted ─► remembered ─► acknowledged
+    result ─► in order? ─► without repetitions ─► Outbox ··· accepted and remembered ─► acknowledged
                  └► pending, while the publisher asks for what is missing
 
-A number is acknowledged one step late: when a reading that was handed on after its acceptance is accepted too. The
-memory is durable with the commit behind an acceptance, so a process that dies finds every number that it had not
-remembered still at the server, and calls nothing lost that it has.
+A notification's readings and its number are durable in one transaction, and it is acknowledged after that: a process
+that dies finds every number that it had not remembered still at the server, and asks for none that it had.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from typing import Protocol
 
 from scada_trio.errors import DeviceProtocolError
 from scada_trio.losses import LossReason
+from scada_trio.memory import Followed, Mark
 from scada_trio.opcua.notifications import PublishResult
 from scada_trio.opcua.outbox import Outbox
 from scada_trio.opcua.repeats import LastReadings
@@ -52,11 +52,17 @@ class Intake:
     """``expected`` is the number of the next notification, None as long as there is nothing to compare with.
 
     ``heard_us`` is the time up to which everything was received, 0 if nothing was. ``wake`` is called when a reading is
-    accepted; ``remember`` with the number up to which all are.
+    accepted; ``remember`` where notifications without readings move the number up to which all are. ``followed`` is the
+    subscription, and ends with it.
     """
 
     def __init__(
-        self, outbox: Outbox, last: LastReadings, observer: IntakeObserver, remember: Callable[[int], None]
+        self,
+        outbox: Outbox,
+        last: LastReadings,
+        observer: IntakeObserver,
+        remember: Callable[[Mark], None],
+        followed: Followed,
     ) -> None:
         self._outbox = outbox
         self._last = last
@@ -67,8 +73,8 @@ class Intake:
         self.unaccepted: dict[int, None] = {}
         self.acknowledge: list[int] = []
         self.wake: Callable[[], None] = _nothing
-        self._remember: Callable[[int], None] = remember
-        self._settling: list[int] = []
+        self.followed = followed
+        self._remember = remember
         self._unchecked = False
 
     # ---- order
@@ -114,7 +120,8 @@ class Intake:
 
     def end(self) -> None:
         """The subscription is gone: hand on what waits for missing notifications, and remember no more."""
-        self.wake, self._remember = _nothing, _forget
+        self.wake = _nothing
+        self.followed.ended = True
         while self.pending:
             result = self.pending.popleft()
             missing = self.gap(result)
@@ -151,17 +158,16 @@ class Intake:
     def _hand_on(self, number: int, block: ReadingBlock | None) -> None:
         if block is None:
             self.acknowledge.append(number)
-            self._remember(self.accepted_until)
+            self._remember(Mark(self.followed, self.accepted_until))
             return
-        settled, self._settling = self._settling, []
         self.unaccepted[number] = None
-        self._outbox.pass_on(Delivery(block, partial(self._accepted, number, settled)))
+        self._outbox.pass_on(Delivery(block, partial(self._accepted, number), Mark(self.followed, number)))
 
-    def _accepted(self, number: int, settled: list[int]) -> None:
+    def _accepted(self, number: int) -> None:
         self.unaccepted.pop(number, None)
-        self.acknowledge += settled
-        self._settling.append(number)
-        self._remember(self.accepted_until)
+        self.acknowledge.append(number)
+        if self.accepted_until != number:  # what came behind it had no readings
+            self._remember(Mark(self.followed, self.accepted_until))
         self.wake()
 
 
@@ -171,7 +177,3 @@ def _now_us() -> int:
 
 def _nothing() -> None:
     """No session publishes."""
-
-
-def _forget(number: int) -> None:
-    """No one remembers."""

@@ -20,7 +20,7 @@ import trio
 from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import DeviceError
 from scada_trio.losses import LossReason
-from scada_trio.memory import ConnectionMemory
+from scada_trio.memory import ConnectionMemory, Followed
 from scada_trio.opcua import takeover
 from scada_trio.opcua.intake import Intake, IntakeObserver
 from scada_trio.opcua.kept import KeptSubscription, recall
@@ -146,9 +146,12 @@ class Keeper:
 
     def close(self) -> None:
         """The connection ends: what it leaves is remembered as it is now, or forgotten."""
-        left = self.kept.to_remember() if self.leaves and self.kept is not None else None
-        if left is not None or not self.leaves:
-            self._memory.remember_subscription(self._connection_id, left)
+        if not self.leaves:
+            if self.kept is not None:
+                self.kept.intake.followed.ended = True
+            self._memory.remember_subscription(self._connection_id, None)
+        elif self.kept is not None:
+            self._memory.remember_subscription(self._connection_id, self.kept.to_remember())
 
     def _drop(self, why: str | None) -> None:
         """The kept subscription is of no use; ``why`` goes into the loss, None where nothing counts as lost."""
@@ -160,5 +163,5 @@ class Keeper:
             self._lost_since = (kept.intake.heard_us, why)
 
     def _new_intake(self) -> Intake:
-        remember = partial(self._memory.remember_acknowledged, self._connection_id)
-        return Intake(self._outbox, self.last, self._observer, remember)
+        followed = Followed(self._connection_id)
+        return Intake(self._outbox, self.last, self._observer, self._memory.remember_accepted, followed)
