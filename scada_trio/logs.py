@@ -27,8 +27,9 @@ from structlog.types import EventDict, Processor
 _HIDDEN: Final = "[redacted]"
 _MAX_DEPTH: Final = 6
 
-# Least severity of libraries that say too much below it.
-_LIBRARY_LEVELS: Final = {"opcua": logging.WARNING, "yoyo": logging.WARNING, "hypercorn": logging.WARNING}
+# Least severity of libraries that say too much below it. python-opcua warns of what is of no consequence (a timeout
+# that the server revised) and repeats as errors what our own package reports with tenant and connection.
+_LIBRARY_LEVELS: Final = {"opcua": logging.CRITICAL, "yoyo": logging.WARNING, "hypercorn": logging.WARNING}
 
 _SECRET_KEY = re.compile(r"(?:^|[_.-])(?:password|passwd|secret|key|token|database_url)$", re.IGNORECASE)
 _POSTGRES_URL = re.compile(r"(?P<before>\bpostgres(?:ql)?(?:\+\w+)?://[^\s:/@'\"]*:)[^\s'\"]*@", re.IGNORECASE)

@@ -274,7 +274,7 @@ class Tenant:
             for connection_id in self._connections.keys() - wanted.keys():
                 self._connections.pop(connection_id).discard()
                 self._scopes.pop(connection_id).cancel()
-                log.info("connection removed", connection_id=str(connection_id))
+                log.info("connection stopped", connection_id=str(connection_id))
             for connection_id, spec in wanted.items():
                 running = self._connections.get(connection_id)
                 if running is None:

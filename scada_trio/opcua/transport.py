@@ -7,6 +7,7 @@ No worker thread waits for a device here, but for one name lookup a connection: 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 import struct
@@ -147,7 +148,11 @@ def _reason(error: OSError) -> str:
     cause: BaseException | None = error.__cause__
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
-    return _reason(cause) if isinstance(cause, OSError) else error.strerror or str(error)
+    if isinstance(cause, OSError):
+        return _reason(cause)
+    if error.errno is None or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)  # trio's own text has the address once more
 
 
 async def _addresses(endpoint: Endpoint, resolving: trio.CapacityLimiter) -> list[str]:
