@@ -117,6 +117,16 @@ class Connection:
         if relink and self._attempt_scope is not None:
             self._attempt_scope.cancel()
 
+    def restart(self) -> None:
+        """Drop the link, or end the waiting for the next attempt: log in anew, at once.
+
+        The subscription is handed on to the new session where it can be, so that nothing is missed.
+        """
+        self._forget_failures()
+        self._changed.set()
+        if self._attempt_scope is not None:
+            self._attempt_scope.cancel()
+
     async def run(self) -> None:
         """Returns only when cancelled, then with the session closed on the server and ``deliver`` closed.
 
@@ -316,6 +326,7 @@ class Connection:
         """Count one notification."""
         if result.block is not None:
             self.status.readings += len(result.block)
+            self.status.rate.add(len(result.block))
             self.status.last_reading_at = time.time()
             if self.status.attempts_failed:
                 self._forget_failures()

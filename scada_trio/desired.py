@@ -46,6 +46,18 @@ class ConnectionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class TagChange:
+    """What becomes of a connection's tags: ``tags`` are added, or changed where their id is there already.
+
+    ``removed`` are ids; with ``replace`` all that are not in ``tags`` go.
+    """
+
+    tags: tuple[Tag, ...] = ()
+    removed: tuple[UUID, ...] = ()
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TenantSpec:
     """One runnable row of ``tenants`` with its connections; ``problem`` as in `ConnectionSpec`."""
 

@@ -12,6 +12,7 @@ from uuid import UUID
 from scada_trio.accounts import Accounts
 from scada_trio.desired import ConnectionSpec
 from scada_trio.losses import Loss
+from scada_trio.rates import Rate
 
 
 class ConnectionState(enum.StrEnum):
@@ -45,6 +46,7 @@ class ConnectionStatus:
     tags_monitored: int = 0
     tags_refused: list[RefusedTag] = field(default_factory=list)
     readings: int = 0
+    rate: Rate = field(default_factory=Rate)  # readings received
     last_reading_at: float | None = None
     unstorable: Counter[str] = field(default_factory=Counter)  # values without a number, by reason
     lost: Counter[str] = field(default_factory=Counter)  # losses recorded, by reason

@@ -135,6 +135,11 @@ def list_connections(connection: Connection, tenant_id: UUID) -> tuple[Connectio
     return _select(connection, query, _connection, "scada_connections", [], {"tenant": str(tenant_id)})
 
 
+def list_tags(connection: Connection, tenant_id: UUID) -> tuple[TagRow, ...]:
+    """Every tag of a tenant's connections, active or not."""
+    return _select(connection, _ALL_TAGS, _tag, "tag_mappings", [], {"tenant": str(tenant_id)})
+
+
 _TENANTS: Final = sql.SQL(
     """
     SELECT t.id::text, t.name::text, t.database_url::text, coalesce(t.status::text, '') AS status,
@@ -149,15 +154,14 @@ _CONNECTION_COLUMNS: Final = """
     FROM scada_connections"""
 _CONNECTIONS: Final = sql.SQL(_CONNECTION_COLUMNS + " WHERE is_active ORDER BY id")
 _ALL_CONNECTIONS: Final = sql.SQL(_CONNECTION_COLUMNS + " WHERE tenant_id::text = %(tenant)s ORDER BY name, id")
-_TAGS: Final = sql.SQL(
-    """
+_TAG_COLUMNS: Final = """
     SELECT m.id::text, m.tenant_id::text, m.connection_id::text, m.well_id::text, m.opc_node_id::text,
         m.data_type::text, m.tag_name::text, m.unit::text, m.scaling_factor::float8, m.deadband::float8
     FROM tag_mappings m JOIN scada_connections c
         ON c.id::text = m.connection_id::text AND c.tenant_id::text = m.tenant_id::text
-    WHERE c.is_active AND m.deleted_at IS NULL
-    ORDER BY m.id"""
-)
+    WHERE m.deleted_at IS NULL AND """
+_TAGS: Final = sql.SQL(_TAG_COLUMNS + "c.is_active ORDER BY m.id")
+_ALL_TAGS: Final = sql.SQL(_TAG_COLUMNS + "m.tenant_id::text = %(tenant)s ORDER BY m.id")
 
 
 def _tenant(row: Row) -> TenantRow:
@@ -237,47 +241,47 @@ def _plaintext_column(connection: Connection) -> sql.Composable:
 def add_tenant(connection: Connection, tenant_id: UUID, name: str, database_url: str) -> None:
     """Insert an active tenant; `ConfigurationRefused` where the name is taken."""
     with connection.transaction():
-        _lock(connection)
+        lock(connection)
         taken = connection.execute("SELECT FROM tenants WHERE name = %s AND deleted_at IS NULL", [name]).fetchone()
         if taken is not None:
             raise ConfigurationRefused(f"a tenant named {name!r} exists already")
         row = {"id": str(tenant_id), "name": name, "database_url": database_url, "status": "ACTIVE"}
         _insert(connection, "tenants", row)
-        _notify(connection)
+        notify(connection)
 
 
 def set_database_url(connection: Connection, tenant_id: UUID, database_url: str) -> None:
     """Store where a tenant's database is now."""
     with connection.transaction():
-        _lock(connection)
+        lock(connection)
         connection.execute("UPDATE tenants SET database_url = %s WHERE id::text = %s", [database_url, str(tenant_id)])
-        _notify(connection)
+        notify(connection)
 
 
 def store_connection(connection: Connection, spec: ConnectionSpec, password: str | None) -> None:
     """See `scada_trio.storage.master.MasterDatabase.store_connection`."""
     with connection.transaction():
-        _lock(connection)
+        lock(connection)
         _require_tenant(connection, spec.tenant_id)
         _store_connection_row(connection, spec, password)
         for tag in spec.tags:
-            _store_tag(connection, spec, tag)
+            store_tag(connection, spec, tag)
         connection.execute(
             """
             UPDATE tag_mappings SET deleted_at = now()
             WHERE connection_id::text = %s AND deleted_at IS NULL AND id::text <> ALL (%s)""",
             [str(spec.connection_id), [str(tag.tag_id) for tag in spec.tags]],
         )
-        _notify(connection)
+        notify(connection)
 
 
 def deactivate_connection(connection: Connection, connection_id: UUID) -> bool:
     """False where no connection ever had that id."""
     with connection.transaction():
-        _lock(connection)
+        lock(connection)
         query = "UPDATE scada_connections SET is_active = false WHERE id::text = %s"
         known = connection.execute(query, [str(connection_id)]).rowcount > 0
-        _notify(connection)
+        notify(connection)
     return known
 
 
@@ -315,7 +319,7 @@ def _store_connection_row(connection: Connection, spec: ConnectionSpec, password
         _update(connection, "scada_connections", spec.connection_id, values)
 
 
-def _store_tag(connection: Connection, spec: ConnectionSpec, tag: Tag) -> None:
+def store_tag(connection: Connection, spec: ConnectionSpec, tag: Tag) -> None:
     """What the request does not say of a tag that is there already (name, unit, scaling) stays as it is."""
     values: dict[str, object] = {
         "connection_id": str(spec.connection_id),
@@ -381,10 +385,11 @@ def _refused(table: str) -> Iterator[None]:
         raise ConfigurationRefused(f"{table}: {error.diag.message_primary}") from error
 
 
-def _lock(connection: Connection) -> None:
+def lock(connection: Connection) -> None:
     """One change of the configuration at a time, so that looking first and inserting then is safe."""
     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
 
 
-def _notify(connection: Connection) -> None:
+def notify(connection: Connection) -> None:
+    """Tell the listeners, when the transaction commits."""
     connection.execute("SELECT pg_notify(%s, '')", [CHANNEL])

@@ -18,12 +18,13 @@ import trio
 from pydantic import SecretStr
 
 from scada_trio.backoff import full_jitter
-from scada_trio.desired import ConnectionSpec
+from scada_trio.desired import ConnectionSpec, TagChange
 from scada_trio.errors import DatabaseError
 from scada_trio.storage import configuration
 from scada_trio.storage.configuration import CHANNEL, ConnectionRow, MasterRows, TagRow, TenantRow
 from scada_trio.storage.connect import Connection, is_stale, open_connection, run_cancellable, translated
 from scada_trio.storage.databases import create_database, with_database
+from scada_trio.storage.tag_changes import change_tags
 
 __all__ = ["ConnectionRow", "MasterDatabase", "MasterRows", "TagRow", "TenantRow", "open_master"]
 
@@ -84,6 +85,10 @@ class MasterDatabase:
         """Every connection of a tenant, active or not, by name."""
         return await self._call(configuration.list_connections, tenant_id)
 
+    async def list_tags(self, tenant_id: UUID) -> tuple[TagRow, ...]:
+        """Every tag of a tenant's connections, active or not, that is not soft-deleted."""
+        return await self._call(configuration.list_tags, tenant_id)
+
     async def add_tenant(self, tenant_id: UUID, name: str, database_url: str) -> None:
         """Store an active tenant, ``database_url`` as it is; `ConfigurationRefused` where the name is taken."""
         await self._call(configuration.add_tenant, tenant_id, name, database_url)
@@ -100,6 +105,15 @@ class MasterDatabase:
         `ConfigurationRefused` where an id belongs to another tenant or a table does not take a value.
         """
         await self._call(configuration.store_connection, spec, password)
+
+    async def change_tags(self, tenant_id: UUID, connection_id: UUID, change: TagChange) -> int:
+        """Store a change of a connection's tags in one transaction, and tell the listeners; how many there are then.
+
+        Active or not, the connection stays what it is. Raises `UnknownConnection` where the tenant has none of that
+        id, and `ConfigurationRefused` where a tag is another connection's, one to be removed is not there, two tags
+        would be the same node, or none would be left.
+        """
+        return await self._call(change_tags, tenant_id, connection_id, change)
 
     async def deactivate_connection(self, connection_id: UUID) -> bool:
         """Mark a connection as not to be run; False where none ever had that id."""
