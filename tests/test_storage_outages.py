@@ -25,13 +25,29 @@ from scada_trio.storage.tenant_db import open_tenant_writer
 from scada_trio.writer import Writer
 from tests.fix_journal import Place
 from tests.fix_postgres import PostgresServer, fetch
-from tests.storage_samples import NOON_US, count_rows, many, tag_table
+from tests.storage_samples import NOON_US, WELL, count_rows, many, tag_table
 
 WITHIN_S = 60.0
 END_SESSIONS = """
     SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = %s AND application_name = 'scada-trio writer'"""
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+# The writer's rows wait at a gate, that of advisory lock 7; nobody else's do.
+GATE = """
+    CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF current_setting('application_name') = 'scada-trio writer' THEN
+            PERFORM pg_advisory_lock_shared(7);
+            PERFORM pg_advisory_unlock_shared(7);
+        END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER gate BEFORE INSERT ON scada_readings FOR EACH ROW EXECUTE FUNCTION gate()"""
+MOVE_CURSOR = "UPDATE scada_ingest_cursor SET updated_at = now()"
+ROW_OF_SECOND_BATCH = """
+    INSERT INTO scada_readings (well_id, tag_node_id, timestamp, value)
+    VALUES (%s, 'ns=2;s=Tag0', to_timestamp(%s), -1)"""
 
 
 @dataclass
@@ -195,6 +211,42 @@ async def test_a_serialization_failure(postgres: PostgresServer, tenant_url: Sec
         await running.until(lambda: 'reason="40001"' in running.metrics.render().decode())
         await running.until_written()
     assert count_rows(tenant_url) == 200
+
+
+async def test_a_deadlock(tenant_url: SecretStr, tmp_path: Path) -> None:
+    """Another session has a row that the batch wants and waits for one that the batch has: the batch is tried again."""
+    fetch(tenant_url, GATE)
+    async with _running(tmp_path, tenant_url) as running:
+        await running.send()
+        await running.until_written()
+        with _session(tenant_url) as gate, _session(tenant_url) as other:
+            gate.execute("SELECT pg_advisory_lock(7)")
+            other.execute("SET deadlock_timeout = '1h'")  # so that it is the writer that PostgreSQL ends
+            other.execute("BEGIN")
+            other.execute(ROW_OF_SECOND_BATCH, [WELL, (NOON_US + 100_000) / 1e6])
+            await running.send()
+            await running.until(lambda: fetch(tenant_url, WAITING) == [(1,)])  # in the middle of its COPY
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, other.execute, MOVE_CURSOR)
+                await running.until(lambda: fetch(tenant_url, WAITING) == [(2,)])
+                gate.execute("SELECT pg_advisory_unlock(7)")
+            await running.until(lambda: 'reason="40P01"' in running.metrics.render().decode())
+            other.execute("COMMIT")
+        await running.until_written()
+        accounts = running.journal.ledger.accounts
+        assert (accounts.written, accounts.replaced) == (199, 1)
+    assert count_rows(tenant_url) == 200
+    assert fetch(tenant_url, "SELECT count(DISTINCT (well_id, tag_node_id, timestamp)) FROM scada_readings") == [(200,)]
+    assert fetch(tenant_url, "SELECT count(*) FROM scada_readings WHERE value = -1") == [(0,)]
+
+
+@contextmanager
+def _session(url: SecretStr) -> Iterator[psycopg.Connection[Any]]:
+    connection = psycopg.connect(url.get_secret_value(), autocommit=True)
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 @contextmanager
