@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import opcua
 import pytest
 import trio
@@ -17,78 +18,96 @@ import trio
 from scada_trio.errors import ConfigError
 from scada_trio.simulator import process
 from scada_trio.simulator.field import (
-    BAD_RATE,
     BAD_SENSOR_FAILURE,
     GOOD,
     TAG_MODELS,
-    UNCERTAIN_RATE,
     UNCERTAIN_SENSOR_NOT_ACCURATE,
-    Sample,
+    FaultRates,
+    Field,
     Well,
-    make_field,
+    tag_models,
 )
-from scada_trio.simulator.process import open_field
+from scada_trio.simulator.process import FieldOptions, open_field
 from scada_trio.simulator.wells import SimulatedWell
 
-PYTHON_TYPES = {"Boolean": bool, "Int32": int, "Float": float, "Double": float}
+DATA_TYPES = {"Boolean", "Int32", "Float", "Double"}
 COMMAND = [sys.executable, "-m", "scada_trio.simulator"]
-
-
-def samples_of(well: Well, steps: int) -> list[list[Sample]]:
-    return [list(well.advance()) for _ in range(steps)]
+ALL = slice(None)
 
 
 def test_a_seed_gives_the_same_wells_and_values() -> None:
-    """A second run finds the field of the first, and more wells change nothing of the others."""
-    few, many = make_field(2, seed=7), make_field(5, seed=7)
-    for one, other in zip(few, many, strict=False):
-        assert (one.well_id, one.name) == (other.well_id, other.name)
-        assert [one.tag_id(tag) for tag in TAG_MODELS] == [other.tag_id(tag) for tag in TAG_MODELS]
-        assert samples_of(one, 50) == samples_of(other, 50)
+    """A second run finds the field of the first, and more wells change nothing of who the others are."""
+    one, same, larger = Field(2, seed=7), Field(2, seed=7), Field(5, seed=7)
+    for _ in range(50):
+        assert np.array_equal(one.advance(ALL).value, same.advance(ALL).value)
+    for well, other in zip(one.wells, larger.wells, strict=False):
+        assert (well.well_id, well.name, well.homes()) == (other.well_id, other.name, other.homes())
+        assert [well.tag_id(tag) for tag in well.tags] == [other.tag_id(tag) for tag in other.tags]
 
 
 def test_another_seed_gives_another_field() -> None:
     """Two demos side by side share no well, and no well is like another."""
     assert Well(1, seed=1).well_id != Well(1, seed=2).well_id
-    assert samples_of(Well(1, seed=1), 5) != samples_of(Well(1, seed=2), 5)
-    assert samples_of(Well(1, seed=1), 5) != samples_of(Well(2, seed=1), 5)
+    assert Well(1, seed=1).homes() != Well(1, seed=2).homes()
+    assert Well(1, seed=1).homes() != Well(2, seed=1).homes()
 
 
 def test_a_well_has_ten_tags_of_four_types() -> None:
     """Names are unique, and every type that the types of a real field come down to is there."""
     assert len({tag.name for tag in TAG_MODELS}) == len(TAG_MODELS) == 10
-    assert {tag.data_type for tag in TAG_MODELS} == set(PYTHON_TYPES)
+    assert {tag.data_type for tag in TAG_MODELS} == DATA_TYPES
     assert all(tag.low <= tag.typical <= tag.high for tag in TAG_MODELS)
+
+
+@pytest.mark.parametrize("count", [1, 9, 10, 11, 1000])
+def test_any_number_of_tags_has_names_of_their_own(count: int) -> None:
+    """A well with more tags than kinds has each kind several times."""
+    tags = tag_models(count)
+    assert len({tag.name for tag in tags}) == len(tags) == count
+    assert [tag.unit for tag in tags[10:]] == [tag.unit for tag in tags[:-10]]
 
 
 def test_values_stay_in_range_and_move() -> None:
     """An hour of every tag is within its range, is of its type and is no constant."""
-    columns = list(zip(*samples_of(Well(1, seed=1), 3600), strict=True))
-    for tag, column in zip(TAG_MODELS, columns, strict=True):
-        values = [sample.value for sample in column if sample.value is not None]
-        assert {type(value) for value in values} == {PYTHON_TYPES[tag.data_type]}
-        if tag.data_type != "Boolean":
-            assert all(tag.low <= value <= tag.high for value in values)
-            assert len(set(values)) > 10
-            assert max(values) - min(values) < (tag.high - tag.low) / 2
+    field = Field(1, seed=1)
+    columns = np.array([field.advance(ALL).value[0] for _ in range(3600)]).T
+    for tag, values in zip(TAG_MODELS, columns, strict=True):
+        assert values.min() >= tag.low
+        assert values.max() <= tag.high
+        if tag.data_type == "Boolean":
+            assert set(values.tolist()) <= {0.0, 1.0}
+            continue
+        assert len(set(values.tolist())) > 10
+        assert np.ptp(values) < (tag.high - tag.low) / 2
+        if tag.data_type == "Int32":
+            assert np.array_equal(values, np.rint(values))
+        if tag.data_type == "Float":
+            assert np.array_equal(values, values.astype(np.float32))
 
 
 def test_walks_are_held_at_their_bounds() -> None:
     """A walk that is pushed out of range stops at its end."""
-    tag = TAG_MODELS[0]
-    rng = Well(1, seed=1)._rng
-    assert tag.next(1e9, tag.typical, rng) == tag.high
-    assert tag.next(-1e9, tag.typical, rng) == tag.low
+    field = Field(2, seed=1)
+    field._levels[0], field._levels[1] = 1e9, -1e9
+    shown = field.advance(ALL).value
+    for column, tag in enumerate(TAG_MODELS[:-1]):  # a Boolean shows no level
+        assert shown[:, column].tolist() == [pytest.approx(tag.high), pytest.approx(tag.low)]
 
 
 def test_statuses_come_at_their_rates() -> None:
-    """Bad and Uncertain are as rare as stated, within five standard deviations; a Bad sample has no value."""
-    samples = [sample for step in samples_of(Well(1, seed=1), 20_000) for sample in step]
-    for status, rate in ((BAD_SENSOR_FAILURE, BAD_RATE), (UNCERTAIN_SENSOR_NOT_ACCURATE, UNCERTAIN_RATE)):
-        found = [sample for sample in samples if sample.status == status]
-        assert abs(len(found) - len(samples) * rate) < 5 * math.sqrt(len(samples) * rate)
-    assert {sample.status for sample in samples if sample.value is None} == {BAD_SENSOR_FAILURE}
-    assert {sample.status for sample in samples} == {GOOD, BAD_SENSOR_FAILURE, UNCERTAIN_SENSOR_NOT_ACCURATE}
+    """Uncertain is as rare as stated, within five standard deviations, and so is Bad, which comes in episodes."""
+    rates = FaultRates(uncertain=0.01, bad=0.01, episode_steps=5.0)
+    field = Field(10, seed=1, rates=rates)
+    statuses = np.array([field.advance(ALL).status for _ in range(5_000)])
+    assert set(np.unique(statuses).tolist()) == {GOOD, BAD_SENSOR_FAILURE, UNCERTAIN_SENSOR_NOT_ACCURATE}
+    uncertain, bad = statuses == UNCERTAIN_SENSOR_NOT_ACCURATE, statuses == BAD_SENSOR_FAILURE
+    assert abs(uncertain.sum() - statuses.size * rates.uncertain) < 5 * math.sqrt(statuses.size * rates.uncertain) + (
+        statuses.size * rates.uncertain * rates.bad
+    )
+    # the values of an episode are one event: their number varies by twice an episode's length as much
+    assert abs(bad.sum() - statuses.size * rates.bad) < 5 * math.sqrt(statuses.size * rates.bad * 10)
+    begins = (bad[1:] & ~bad[:-1]).sum()
+    assert bad.sum() / begins == pytest.approx(rates.episode_steps, rel=0.2)
 
 
 @contextmanager
@@ -126,8 +145,9 @@ def subscribe_until(well: SimulatedWell, wanted: int) -> list[object]:
 
 async def test_wells_can_be_read_and_subscribed_to() -> None:
     """Each well has a server of its own, with its tags under the announced node ids, and its values move."""
-    async with open_field(2, seed=3, interval_ms=20) as field:
-        assert [well.well_id for well in field] == [well.well_id for well in make_field(2, seed=3)]
+    async with open_field(FieldOptions(2, seed=3, interval_ms=20)) as running:
+        field = running.wells
+        assert [well.well_id for well in field] == [Well(number, seed=3).well_id for number in (1, 2)]
         assert len({well.endpoint_url for well in field}) == 2
         for well in field:
             name, values = await trio.to_thread.run_sync(read_well, well)
@@ -145,9 +165,9 @@ def namespaces_and_children(well: SimulatedWell) -> tuple[list[str], set[str]]:
 
 
 async def test_a_well_shows_nothing_of_another() -> None:
-    """The servers share the standard's type nodes and nothing that is their own."""
-    async with open_field(2, seed=3, interval_ms=1000) as field:
-        for well, other in (field, field[::-1]):
+    """The servers are one process and share nothing that is their own."""
+    async with open_field(FieldOptions(2, seed=3)) as field:
+        for well, other in (field.wells, field.wells[::-1]):
             namespaces, children = await trio.to_thread.run_sync(namespaces_and_children, well)
             assert f"urn:scada-trio:simulator:{well.well_id}" in namespaces
             assert f"urn:scada-trio:simulator:{other.well_id}" not in namespaces
@@ -171,28 +191,20 @@ def test_a_line_is_read_back() -> None:
 async def test_what_the_block_raises_comes_out_as_it_is() -> None:
     """The task that watches the process does not wrap its caller's errors."""
     with pytest.raises(KeyError, match="mine"):
-        async with open_field(1, seed=1, interval_ms=1000):
+        async with open_field(FieldOptions(1)):
             raise KeyError("mine")
 
 
 async def test_cancelling_the_block_ends_the_process() -> None:
     """A cancelled demo leaves no process and no open port."""
     with trio.CancelScope() as scope:
-        async with open_field(1, seed=1, interval_ms=1000) as field:
+        async with open_field(FieldOptions(1)) as field:
             scope.cancel()
             await trio.sleep_forever()
     assert scope.cancelled_caught
-    host, port = field[0].endpoint_url.removeprefix("opc.tcp://").rstrip("/").split(":")
+    host, port = field.wells[0].endpoint_url.removeprefix("opc.tcp://").rstrip("/").split(":")
     with pytest.raises(OSError, match=r"."):
         await trio.open_tcp_stream(host, int(port))
-
-
-async def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without asyncua the error says what to install."""
-    monkeypatch.setitem(sys.modules, "asyncua", None)
-    with pytest.raises(ConfigError, match=r"scada-trio\[simulator\]"):
-        async with open_field(1, seed=1, interval_ms=1000):
-            pass
 
 
 async def test_a_process_that_cannot_start_gives_its_last_line() -> None:
@@ -201,7 +213,7 @@ async def test_a_process_that_cannot_start_gives_its_last_line() -> None:
         await taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ConfigError, match=r"status 1: cannot listen: .*address already in use"):
-            async with open_field(1, seed=1, interval_ms=1000, base_port=taken.getsockname()[1]):
+            async with open_field(FieldOptions(1, base_port=taken.getsockname()[1])):
                 pass
 
 
@@ -209,7 +221,7 @@ async def test_a_process_that_dies_later_cancels_the_block(monkeypatch: pytest.M
     """Nobody waits for wells that are gone."""
 
     async def wait_in_block() -> None:
-        async with open_field(1, seed=1, interval_ms=1000):
+        async with open_field(FieldOptions(1)):
             started[0].kill()
             await trio.sleep_forever()
 
@@ -248,7 +260,9 @@ def test_it_ends_with_its_standard_input() -> None:
         assert child.wait(30) == 0
 
 
-@pytest.mark.parametrize(("option", "value"), [("--wells", "0"), ("--interval-ms", "-5"), ("--wells", "many")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--wells", "0"), ("--interval-ms", "-5"), ("--wells", "many"), ("--bad", "1.5")]
+)
 def test_bad_arguments_are_refused(option: str, value: str) -> None:
     """A field of no wells is a mistake, told in one line."""
     ended = subprocess.run([*COMMAND, option, value], capture_output=True, text=True, check=False)

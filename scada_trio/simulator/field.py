@@ -1,16 +1,22 @@
 """The wells of a simulated field and how their values move.
 
-Pure: no clock, no network, no library of OPC UA. The same seed and number give the same well, ids and values,
-however many other wells there are. Started and driven by `server`, or by a test.
+Pure: no clock, no network, no library of OPC UA. The same seed and number give the same well, ids and typical values,
+however many other wells there are; the same seed and size of the field give the same values too. Driven by `server`,
+or by a test.
+
+Values are columns, a row a well and a column a tag, because ten thousand of them a second must cost next to nothing.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 from uuid import UUID, uuid5
+
+import numpy as np
+from numpy.typing import NDArray
 
 DataType = Literal["Boolean", "Int32", "Float", "Double"]
 
@@ -19,10 +25,23 @@ GOOD: Final = 0
 UNCERTAIN_SENSOR_NOT_ACCURATE: Final = 0x40930000
 BAD_SENSOR_FAILURE: Final = 0x808C0000
 
-UNCERTAIN_RATE: Final = 0.002  # of all values
-BAD_RATE: Final = 0.0005
-
 _NAMESPACE: Final = UUID("6f1b7a52-0c52-5d0e-9a55-6f3f0f6b8f0e")
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRates:
+    """How much goes wrong in the field.
+
+    ``uncertain`` and ``bad`` are parts of all values. Bad ones come in episodes of ``episode_steps`` values on average,
+    as of a sensor that fails and recovers. ``outages_per_hour`` is how often a well loses its power, for ``outage_s``
+    seconds.
+    """
+
+    uncertain: float = 0.002
+    bad: float = 0.0005
+    episode_steps: float = 20.0
+    outages_per_hour: float = 0.0
+    outage_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +62,6 @@ class TagModel:
     pull: float = 0.01
     trips_at: float = 0.0
 
-    def next(self, level: float, home: float, rng: random.Random) -> float:
-        """The level after ``level`` of a well whose own typical value is ``home``."""
-        moved = level + self.pull * (home - level) + rng.gauss(0.0, self.step)
-        return min(max(moved, self.low), self.high)
-
-    def shown(self, level: float) -> bool | int | float:
-        """``level`` as the tag's data type has it."""
-        if self.data_type == "Boolean":
-            return level > self.trips_at
-        return round(level) if self.data_type == "Int32" else level
-
 
 # A beam-pumped oil well with its tank, in the units of a field in the Permian basin.
 TAG_MODELS: Final = (
@@ -70,29 +78,35 @@ TAG_MODELS: Final = (
 )
 
 
+def tag_models(count: int) -> tuple[TagModel, ...]:
+    """The first ``count`` tags of a well; beyond ten they come again as ``CasingPressure.2`` and so on."""
+    rounds, kinds = divmod(count, len(TAG_MODELS))
+    again = [replace(tag, name=f"{tag.name}.{number}") for number in range(2, rounds + 2) for tag in TAG_MODELS]
+    return (*TAG_MODELS, *again)[: rounds * len(TAG_MODELS) + kinds]
+
+
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """What a tag shows: ``value`` is None where ``status``, an OPC UA status code, is Bad."""
-
-    value: bool | int | float | None
-    status: int = GOOD
-
-
 class Well:
-    """One well: its identity, and the walks of its tags.
+    """Who a well is. ``number`` counts from 1; everything depends on seed and number alone."""
 
-    ``number`` counts from 1. Ids and node ids depend on seed and number alone, so a second run finds the same wells.
-    """
+    number: int
+    seed: int
+    tags: tuple[TagModel, ...] = TAG_MODELS
 
-    def __init__(self, number: int, *, seed: int) -> None:
-        self.number = number
-        self.well_id = uuid5(_NAMESPACE, f"{seed}/{number}")
-        self.key = f"Well{number:04d}"
-        self.name = f"Well {number:04d}"
-        self._rng = random.Random(f"{seed}/{number}")  # noqa: S311 - a simulation
-        # no two wells are alike: each tag of this one keeps to a home of its own
-        self._homes = [min(max(tag.typical * self._rng.uniform(0.7, 1.3), tag.low), tag.high) for tag in TAG_MODELS]
-        self._levels = list(self._homes)
+    @property
+    def well_id(self) -> UUID:
+        """The same in every run."""
+        return uuid5(_NAMESPACE, f"{self.seed}/{self.number}")
+
+    @property
+    def key(self) -> str:
+        """The string identifier of the well's folder."""
+        return f"Well{self.number:04d}"
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"Well {self.number:04d}"
 
     def tag_id(self, tag: TagModel) -> UUID:
         """The id of one of this well's tags."""
@@ -102,19 +116,69 @@ class Well:
         """The string identifier of the tag's node."""
         return f"{self.key}.{tag.name}"
 
-    def advance(self) -> Iterator[Sample]:
-        """Move every walk by one step and give the samples in the order of `TAG_MODELS`."""
-        for index, tag in enumerate(TAG_MODELS):
-            level = self._levels[index] = tag.next(self._levels[index], self._homes[index], self._rng)
-            chance = self._rng.random()
-            if chance < BAD_RATE:
-                yield Sample(None, BAD_SENSOR_FAILURE)
-            elif chance < BAD_RATE + UNCERTAIN_RATE:
-                yield Sample(tag.shown(level), UNCERTAIN_SENSOR_NOT_ACCURATE)
-            else:
-                yield Sample(tag.shown(level))
+    def homes(self) -> list[float]:
+        """Where each tag of this well belongs: no two wells are alike."""
+        rng = random.Random(f"{self.seed}/{self.number}")  # noqa: S311 - a simulation
+        return [min(max(tag.typical * rng.uniform(0.7, 1.3), tag.low), tag.high) for tag in self.tags]
 
 
-def make_field(wells: int, *, seed: int) -> list[Well]:
-    """Wells 1 to ``wells``."""
-    return [Well(number, seed=seed) for number in range(1, wells + 1)]
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What some wells show, a row each and a column a tag.
+
+    ``value`` float64, already as the tag's data type has it (whole, single precision, 0 or 1), of no meaning where
+    ``status``, uint32, an OPC UA status code, is Bad.
+    """
+
+    value: NDArray[np.float64]
+    status: NDArray[np.uint32]
+
+
+class Field:
+    """Wells 1 to ``wells``, of ``tags`` tags each, and where their walks stand."""
+
+    def __init__(self, wells: int, *, seed: int, tags: int = 10, rates: FaultRates | None = None) -> None:
+        self.tags = tag_models(tags)
+        self.wells = [Well(number, seed, self.tags) for number in range(1, wells + 1)]
+        self.rates = rates if rates is not None else FaultRates()
+        self._rng = np.random.default_rng(seed)
+        self._homes = np.array([well.homes() for well in self.wells])
+        self._levels = self._homes.copy()
+        self._faulty = np.zeros(self._levels.shape, bool)
+        self._low, self._high, self._step, self._pull, self._trips_at = (
+            np.array([getattr(tag, name) for tag in self.tags]) for name in ("low", "high", "step", "pull", "trips_at")
+        )
+        self._boolean, self._whole, self._single = (
+            _columns(self.tags, data_type) for data_type in ("Boolean", "Int32", "Float")
+        )
+        self._ends = 1 / self.rates.episode_steps
+        self._begins = self.rates.bad * self._ends / max(1e-9, 1 - self.rates.bad)
+
+    def advance(self, wells: slice) -> Step:
+        """Move every walk of those wells by one step."""
+        levels, homes = self._levels[wells], self._homes[wells]
+        levels += self._pull * (homes - levels)
+        levels += self._step * self._rng.standard_normal(levels.shape)
+        np.clip(levels, self._low, self._high, out=levels)
+        return Step(self._shown(levels), self._statuses(wells))
+
+    def _shown(self, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+        value = levels.copy()
+        value[:, self._boolean] = levels[:, self._boolean] > self._trips_at[self._boolean]
+        value[:, self._whole] = np.rint(levels[:, self._whole])
+        value[:, self._single] = levels[:, self._single].astype(np.float32)
+        return value
+
+    def _statuses(self, wells: slice) -> NDArray[np.uint32]:
+        faulty = self._faulty[wells]
+        chance = self._rng.random(faulty.shape)
+        np.copyto(faulty, np.where(faulty, chance >= self._ends, chance < self._begins))
+        status = np.zeros(faulty.shape, np.uint32)
+        # another part of the same chance: that of an episode's begin is at its lower end
+        status[chance >= 1 - self.rates.uncertain] = UNCERTAIN_SENSOR_NOT_ACCURATE
+        status[faulty] = BAD_SENSOR_FAILURE
+        return status
+
+
+def _columns(tags: Sequence[TagModel], data_type: DataType) -> NDArray[np.int64]:
+    return np.array([number for number, tag in enumerate(tags) if tag.data_type == data_type], np.int64)

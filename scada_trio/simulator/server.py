@@ -1,191 +1,193 @@
-"""Serves a field of wells: one OPC UA server a well, all on one asyncio loop.
+"""Serves a field of wells: an endpoint each, all on one asyncio loop, and moves their values.
 
-Runs in a process of its own (`python -m scada_trio.simulator`), with nothing of the service in it: besides the API's
-server this is the one place where asyncio appears, because asyncua is written for it. `serve_field` owns the servers
-from bind to stop.
+Runs in a process of its own (`python -m scada_trio.simulator`), with nothing of the service in it. Besides the API's
+server this is the one place where asyncio appears: its protocols cost a third of what a task for each socket does, and
+the simulator must not compete with the service that it loads.
 
-asyncua builds the standard address space, 6,000 nodes, for every server: 0.9 s and 39 MB each. Here it is built once;
-each server takes the type nodes from it as they are and copies only the instances under the Objects folder.
+    run_walks ── 100 times an interval: field.advance ──► subscriptions ──► channels ──► clients
+
+`serve_field` owns the listeners from bind to stop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
+import itertools
+import random
+import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
-from pathlib import Path
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
-from asyncua import Server, ua
-from asyncua.server.address_space import AddressSpace, AttributeValue, NodeData
-from asyncua.server.internal_server import InternalServer
+import numpy as np
+from numpy.typing import NDArray
 
-from scada_trio.readings import Tag
-from scada_trio.simulator.field import TAG_MODELS, Sample, TagModel, Well
-from scada_trio.simulator.wells import SimulatedWell
+from scada_trio.simulator.channel import ClientChannel
+from scada_trio.simulator.device import Device
+from scada_trio.simulator.encoding import Layout
+from scada_trio.simulator.field import Field, Step
+from scada_trio.simulator.record import MADE, Recorder
+from scada_trio.simulator.subscription import Subscription, sample
 
-NAMESPACE_URI: Final = "urn:scada-trio:simulator:wells"
-STOP_TIMEOUT_S: Final = 3.0
-
-_VARIANT_TYPES: Final = {
-    "Boolean": ua.VariantType.Boolean,
-    "Int32": ua.VariantType.Int32,
-    "Float": ua.VariantType.Float,
-    "Double": ua.VariantType.Double,
-}
-_INSTANCES: Final = (ua.NodeClass.Object, ua.NodeClass.Variable, ua.NodeClass.Method)
-
-
-class WellServer:
-    """One well on one endpoint. Made and stopped by `serve_field`."""
-
-    def __init__(self, well: Well, server: Server, nodes: Sequence[ua.NodeId]) -> None:
-        self.well = well
-        self._server = server
-        self._nodes = nodes
-        self._write = server.iserver.write_attribute_value
-
-    @classmethod
-    async def start(cls, well: Well, standard: AddressSpace, *, port: int) -> WellServer:
-        """Build the well's nodes and listen on loopback ``port``, 0 for a free one; `OSError` where it is taken."""
-        server = Server(iserver=_CopiedStandard(standard))
-        server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
-        server.set_identity_tokens([ua.AnonymousIdentityToken])
-        server.set_server_name(f"scada-trio simulator, {well.name}")
-        await server.init()
-        await server.set_application_uri(f"urn:scada-trio:simulator:{well.well_id}")
-        server.set_endpoint(f"opc.tcp://127.0.0.1:{port}/")
-        nodes = await _add_nodes(server, well)
-        await server.start()
-        return cls(well, server, nodes)
-
-    @property
-    def announcement(self) -> SimulatedWell:
-        """What a client needs to know."""
-        well = self.well
-        tags = tuple(
-            Tag(
-                tag_id=well.tag_id(model),
-                well_id=well.well_id,
-                node_id=node.to_string(),
-                data_type=model.data_type,
-                name=model.name,
-                unit=model.unit,
-            )
-            for model, node in zip(TAG_MODELS, self._nodes, strict=True)
-        )
-        return SimulatedWell(well.well_id, well.name, f"opc.tcp://127.0.0.1:{self._server.bserver.port}/", tags)
-
-    async def advance(self) -> None:
-        """Write the next value of every tag, all with the time of this call as source timestamp."""
-        now = datetime.now(UTC)
-        for model, node, sample in zip(TAG_MODELS, self._nodes, self.well.advance(), strict=True):
-            await self._write(node, _as_value(model, sample, now))
-
-    async def stop(self) -> None:
-        """Close the endpoint and every session on it."""
-        self._server.iserver.time_task.cancel()  # else asyncua waits out its last second
-        with suppress(asyncio.CancelledError):
-            await self._server.stop()
+_SLOT_S: Final = 0.01
+_TIDY_S: Final = 0.25
+_BACKLOG: Final = 16
+_BAD: Final = np.uint32(0x80000000)
 
 
 @asynccontextmanager
-async def serve_field(wells: Sequence[Well], *, base_port: int) -> AsyncIterator[list[WellServer]]:
-    """Serve ``wells`` on the ports from ``base_port`` on, or each on a free one where that is 0; closed on leaving.
+async def serve_field(
+    field: Field, recorder: Recorder, *, interval_s: float, host: str = "127.0.0.1", base_port: int = 0
+) -> AsyncIterator[list[Device]]:
+    """Serve the wells on the ports from ``base_port`` on, or each on a free one where that is 0; closed on leaving.
 
     Their values do not move by themselves: `run_walks` does that. Raises `OSError` where a port is taken.
     """
-    standard = await _standard_address_space()
-    servers: list[WellServer] = []
+    loop = asyncio.get_running_loop()
+    devices: list[Device] = []
+    listeners: list[asyncio.Server] = []
     try:
-        for index, well in enumerate(wells):
+        for index, well in enumerate(field.wells):
+            device = Device(well, recorder, interval_s=interval_s)
             port = base_port + index if base_port else 0
-            servers.append(await WellServer.start(well, standard, port=port))
-        yield servers
+            listener = await loop.create_server(partial(ClientChannel, device), host, port, backlog=_BACKLOG)
+            listeners.append(listener)
+            device.port = listener.sockets[0].getsockname()[1]
+            devices.append(device)
+        yield devices
     finally:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*(server.stop() for server in servers)), STOP_TIMEOUT_S)
+        for listener in listeners:
+            listener.close()
+        for device in devices:
+            for channel in list(device.channels):
+                channel.abort()
 
 
-async def run_walks(servers: Sequence[WellServer], *, interval_s: float) -> None:
-    """Move every well once an interval, the wells spread over it evenly; returns only when cancelled.
+class Walks:
+    """Moves a field's values and gives them to whoever is subscribed. ``running`` unset holds all of them."""
 
-    A loop that falls behind by more than an interval leaves steps out instead of catching up in a burst.
-    """
-    clock = asyncio.get_running_loop().time
-    gap_s = interval_s / len(servers)
-    due = clock()
-    while True:
-        for server in servers:
-            await server.advance()
-            due = max(due + gap_s, clock() - interval_s)
-            await asyncio.sleep(max(0.0, due - clock()))
+    def __init__(self, field: Field, devices: Sequence[Device], recorder: Recorder, *, interval_s: float) -> None:
+        self.running = asyncio.Event()
+        self.running.set()
+        self._field = field
+        self._devices = devices
+        self._recorder = recorder
+        self._interval_s = interval_s
+        slots = max(1, min(len(devices), round(interval_s / _SLOT_S)))
+        edges = [len(devices) * slot // slots for slot in range(slots + 1)]
+        self._groups = [
+            _Group(field, slice(first, last), devices[first:last], recorder)
+            for first, last in itertools.pairwise(edges)
+        ]
+        self._tidied_at = 0.0
 
+    async def run(self) -> None:
+        """Move every well once an interval, the wells spread over it evenly; returns only when cancelled.
 
-async def _add_nodes(server: Server, well: Well) -> list[ua.NodeId]:
-    namespace = await server.register_namespace(NAMESPACE_URI)
-    folder = await server.nodes.objects.add_folder(
-        ua.NodeId(well.key, namespace), ua.QualifiedName(well.name, namespace)
-    )
-    nodes = []
-    for model, sample in zip(TAG_MODELS, well.advance(), strict=True):
-        node = ua.NodeId(well.node_name(model), namespace)
-        kind = _VARIANT_TYPES[model.data_type]
-        value = ua.Variant(sample.value if sample.value is not None else model.shown(model.typical), kind)
-        variable = await folder.add_variable(node, ua.QualifiedName(model.name, namespace), value)
-        await variable.write_attribute(
-            ua.AttributeIds.Description, ua.DataValue(ua.LocalizedText(f"{model.name} in {model.unit}"))
-        )
-        nodes.append(node)
-    return nodes
+        A loop that falls behind by more than an interval leaves steps out instead of catching up in a burst.
+        """
+        clock = time.monotonic
+        gap_s = self._interval_s / len(self._groups)
+        due = clock()
+        late: set[tuple[Device, Subscription]] = set()
+        while True:
+            for group in self._groups:
+                await self._wait_until(due)
+                if self.running.is_set():
+                    late |= group.advance()
+                now = clock()
+                late = {(device, sub) for device, sub in late if not _publish(device, sub, now)}
+                self._tidy(now)
+                due = max(due + gap_s, now - self._interval_s)
 
+    async def _wait_until(self, due: float) -> None:
+        """In steps, so that what is not a step of a well, a keep-alive say, does not wait for one."""
+        while (pause := due - time.monotonic()) > _TIDY_S:
+            await asyncio.sleep(_TIDY_S)
+            self._tidy(time.monotonic())
+        await asyncio.sleep(max(0.0, pause))
 
-def _as_value(model: TagModel, sample: Sample, time: datetime) -> ua.DataValue:
-    variant = ua.Variant(sample.value, _VARIANT_TYPES[model.data_type]) if sample.value is not None else ua.Variant()
-    return ua.DataValue(variant, StatusCode=ua.StatusCode(sample.status), SourceTimestamp=time, ServerTimestamp=time)
+    def _tidy(self, now: float) -> None:
+        if now - self._tidied_at < _TIDY_S:
+            return
+        self._tidied_at = now
+        self._recorder.flush()
+        for device in self._devices:
+            if device.subscriptions or device.sessions:
+                device.tidy(now)
+                for subscription in list(device.subscriptions.values()):
+                    device.publish(subscription, now)
+        self._cut_power()
 
-
-async def _standard_address_space() -> AddressSpace:
-    full = InternalServer()
-    await full.load_standard_address_space()
-    return full.aspace
-
-
-class _CopiedStandard(InternalServer):  # type: ignore[misc]  # asyncua is not typed
-    """An asyncua server core whose standard nodes come from a space that is already built."""
-
-    def __init__(self, standard: AddressSpace) -> None:
-        super().__init__()
-        self._standard = standard
-
-    async def load_standard_address_space(self, shelf_file: Path | None = None) -> None:
-        """Called by ``Server.init`` where it would build the 6,000 nodes anew."""
-        nodes = self.aspace._nodes
-        nodes.update(self._standard._nodes)
-        for node_id in _instances(self._standard):
-            nodes[node_id] = _copied(nodes[node_id])
-
-
-def _instances(space: AddressSpace) -> set[ua.NodeId]:
-    """All nodes under the Objects folder: what a running server writes to, and hangs its own nodes on."""
-    start = ua.NodeId(ua.ObjectIds.ObjectsFolder)
-    found, waiting = {start}, [start]
-    while waiting:
-        for reference in space[waiting.pop()].references:
-            node_id = reference.NodeId
-            if reference.IsForward and reference.NodeClass in _INSTANCES and node_id in space and node_id not in found:
-                found.add(node_id)
-                waiting.append(node_id)
-    return found
+    def _cut_power(self) -> None:
+        rates = self._field.rates
+        if not rates.outages_per_hour or not self.running.is_set():
+            return
+        chance = rates.outages_per_hour / 3600 * _TIDY_S
+        loop = asyncio.get_running_loop()
+        for device in self._devices:
+            if device.powered and random.random() < chance:  # noqa: S311 - a simulation
+                device.power_off()
+                loop.call_later(rates.outage_s, setattr, device, "powered", True)
 
 
-def _copied(node: NodeData) -> NodeData:
-    twin = NodeData(node.nodeid)
-    twin.references = list(node.references)
-    twin.attributes = {key: AttributeValue(held.value) for key, held in node.attributes.items()}
-    if (shown := twin.attributes.get(ua.AttributeIds.Value)) is not None:
-        shown.value = copy.deepcopy(shown.value)  # asyncua changes arrays and structures in place
-    twin.call = node.call
-    return twin
+class _Group:
+    """Wells that move at the same moment, so that their values are made and encoded in one go."""
+
+    def __init__(self, field: Field, wells: slice, devices: Sequence[Device], recorder: Recorder) -> None:
+        self._field = field
+        self._wells = wells
+        self._devices = devices
+        self._recorder = recorder
+        self._time_us = 0
+        self._revisions: list[int] = []
+        self._subscribed: list[tuple[Device, Subscription]] = []
+        self._layout: Layout | None = None
+        self._cells: NDArray[np.int64] = np.empty(0, np.int64)  # of each item: where in the step's matrix
+        self._starts: NDArray[np.int64] = np.empty(0, np.int64)  # of each subscription: its first item
+
+    def advance(self) -> set[tuple[Device, Subscription]]:
+        """Move the wells by a step and publish; the subscriptions that still have something to send."""
+        step = self._field.advance(self._wells)
+        self._time_us = time_us = max(self._time_us + 1, time.time_ns() // 1000)
+        for row, device in enumerate(self._devices):
+            if device.powered and device.sessions:
+                device.value, device.status = step.value[row].tolist(), step.status[row].tolist()
+                device.shown_at_us = time_us
+        self._follow_changes()
+        if self._layout is None:
+            return set()
+        self._sample(self._layout, step, time_us)
+        now = time.monotonic()
+        return {(device, sub) for device, sub in self._subscribed if not _publish(device, sub, now)}
+
+    def _sample(self, layout: Layout, step: Step, time_us: int) -> None:
+        value, status = step.value.ravel()[self._cells], step.status.ravel()[self._cells]
+        is_bad = status >= _BAD
+        totals = np.add.reduceat(np.where(is_bad, 0.0, value), self._starts).tolist()
+        bad = np.add.reduceat(is_bad.astype(np.int64), self._starts).tolist()
+        for (device, subscription), total, missing in zip(self._subscribed, totals, bad, strict=True):
+            self._recorder.write(MADE, device.well.number, time_us, len(subscription.layout), missing, total)
+        sample([subscription for _, subscription in self._subscribed], layout, value, status, time_us)
+
+    def _follow_changes(self) -> None:
+        revisions = [device.revision for device in self._devices]
+        if revisions == self._revisions:
+            return
+        self._revisions = revisions
+        tags = len(self._field.tags)
+        self._subscribed = [(device, sub) for device in self._devices for sub in device.sampled()]
+        layouts = [sub.layout for _, sub in self._subscribed]
+        if not layouts:
+            self._layout = None
+            return
+        rows = {device: row for row, device in enumerate(self._devices)}
+        self._layout = Layout.concatenate(layouts)
+        self._cells = np.concatenate([rows[device] * tags + sub.layout.columns for device, sub in self._subscribed])
+        self._starts = np.cumsum([0, *(len(layout) for layout in layouts[:-1])])
+
+
+def _publish(device: Device, subscription: Subscription, now: float) -> bool:
+    """Whether nothing is left to send, or nobody to send it to."""
+    return device.subscriptions.get(subscription.number) is not subscription or device.publish(subscription, now)

@@ -14,6 +14,9 @@ from uuid import UUID
 from scada_trio.readings import Tag
 
 READY_LINE: Final = json.dumps({"ready": True})
+PAUSED_LINE: Final = json.dumps({"paused": True})
+PAUSE_LINE: Final = b"pause\n"
+"""What the process is told on its standard input."""
 
 
 @dataclass(frozen=True, slots=True)
