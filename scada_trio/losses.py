@@ -58,3 +58,13 @@ class RememberedSubscription:
     server_started_us: int = 0
     heard_us: int = 0
     deadbands: dict[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def gone(cls, heard_us: int) -> RememberedSubscription:
+        """In place of one that nobody can take over: what a device made since ``heard_us`` is missing."""
+        return cls("", 0, 0, {}, heard_us=heard_us)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is only `gone`; no server gives a subscription that number."""
+        return self.subscription_id == 0

@@ -6,7 +6,8 @@ journal is the real one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
@@ -27,10 +28,14 @@ class Followed:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a subscription is accepted: every notification up to ``sequence_number`` is, or is known to be lost."""
+    """How far a subscription is accepted: every notification up to ``sequence_number`` is, or is known to be lost.
+
+    ``heard_us`` is the time up to which that is all there was, in µs since 1970; now where it is not said.
+    """
 
     followed: Followed
     sequence_number: int
+    heard_us: int = field(default_factory=lambda: time.time_ns() // 1000)
 
 
 class ConnectionMemory(Protocol):

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -173,9 +172,9 @@ class Memory:
 
     def remember_accepted(self, mark: Mark) -> None:
         known = self.subscriptions.get(mark.followed.connection_id)
-        if known is not None and not mark.followed.ended:
+        if known is not None and not known.is_gone and not mark.followed.ended:
             self.subscriptions[mark.followed.connection_id] = replace(
-                known, last_sequence=mark.sequence_number, heard_us=time.time_ns() // 1000
+                known, last_sequence=mark.sequence_number, heard_us=mark.heard_us
             )
 
     def lost(self, reason: LossReason) -> list[Loss]:

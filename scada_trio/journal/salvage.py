@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,12 +36,13 @@ from scada_trio.journal.rows import (
     read_subscription,
     read_tag,
 )
-from scada_trio.journal.wal import committed_frames
+from scada_trio.journal.wal import WalBefore, last_written_us
 from scada_trio.losses import Loss, LossReason, RememberedSubscription
 from scada_trio.readings import ReadingBlock
 
 _SIDE_FILES: Final = ("-wal", "-shm")
 _TOGETHER: Final = 100_000  # readings of one transaction
+_SINCE_US: Final = 60_000_000  # before the last use of the file, where nothing tells when a device was last heard
 _PARSE_ERRORS: Final = (JournalCorrupt, ValueError, TypeError, KeyError, AssertionError)
 
 
@@ -83,13 +83,16 @@ class Opened:
 
 def open_file(path: Path, sync: Sync, known: Known) -> Opened:
     """The tenant's journal, made if need be; a damaged one is set aside. Raises `JournalUnavailable`."""
+    cut: list[Loss] = []
     try:
         _finish(path)
         if not path.exists():
             _make(path, uuid4())
-        return _open_sound(path, sync, known)
+        return _open_sound(path, sync, known, cut)
     except JournalCorrupt as error:
-        return exchange_file(path, sync, known, str(error))
+        opened = exchange_file(path, sync, known, str(error))
+        opened.losses += cut
+        return opened
     except OSError as error:
         raise JournalUnavailable(f"JOURNAL_DIR: {error.strerror}: {path.name}") from error
 
@@ -124,14 +127,19 @@ def exchange_file(path: Path, sync: Sync, known: Known, damage: str) -> Opened:
     return opened
 
 
-def _open_sound(path: Path, sync: Sync, known: Known) -> Opened:
-    wal_frames = committed_frames(path.with_name(path.name + "-wal"))
+def _open_sound(path: Path, sync: Sync, known: Known, cut: list[Loss] | None = None) -> Opened:
+    """``cut`` is told what a damaged WAL cost, in case the file itself is damaged, too: closing it deletes the WAL."""
+    wal = WalBefore.of(path)
     if path.stat().st_size == 0:
         raise JournalCorrupt("the file is empty")
     file = JournalFile.open(path, sync)
     try:
-        cut = wal_frames < 0 or wal_frames > file.valid_frames()
-        kept = _keep_wal(path) if cut else None  # before the next transaction overwrites it
+        kept = None
+        if wal.is_cut(file.valid_frames()):
+            newest = next(file.rows("SELECT max(to_us) FROM blocks"))[0]
+            kept = _keep_wal(path, wal, newest)  # before the next transaction overwrites it
+            if cut is not None:
+                cut += kept.losses
         opened = Opened(file, file.begin(), file.space())
         shared = min(len(known.tags), len(opened.contents.tags))
         if list(known.tags[:shared]) != opened.contents.tags[:shared]:
@@ -329,39 +337,43 @@ def _copy_blocks(
 
 def _hole(path: Path, rows: list[tuple[int, int, int, int]], detail: str) -> Loss:
     """Blocks that cannot even be counted: somewhere between the two that are apart, else up to the file's last use."""
-    written_us = _last_written_us(path)
+    written_us = last_written_us(path)
     gaps = [(before[2], after[1]) for before, after in pairwise(rows) if after[0] - before[0] > 1]
     from_us, to_us = gaps[-1] if gaps else (max((row[2] for row in rows), default=0), written_us)
     return Loss(LossReason.JOURNAL_CORRUPT, None, min(from_us, to_us), to_us, None, detail)
 
 
-def _last_written_us(path: Path) -> int:
-    times = []
-    for suffix in ("", "-wal"):
-        with suppress(OSError):
-            times.append(path.with_name(path.name + suffix).stat().st_mtime_ns // 1000)
-    return max(times, default=time.time_ns() // 1000)
-
-
 def _small_tables(reader: JournalReader) -> Work:
+    """Of a subscription that cannot be read what is left is since when its connection's readings are missing."""
     losses: list[tuple[int, Loss]] = []
     subscriptions: dict[UUID, RememberedSubscription | None] = {}
     for row in reader.table("losses", "id"):
         with suppress(*_PARSE_ERRORS):
             losses.append(read_loss(row))
     for row in reader.table("subscriptions", "connection_id"):
-        with suppress(*_PARSE_ERRORS):
+        try:
             connection_id, remembered = read_subscription(row)
+        except _PARSE_ERRORS:
+            subscriptions |= _gone(row, last_written_us(reader.path))
+        else:
             subscriptions[connection_id] = remembered
     return Work(losses=sorted(losses, key=lambda numbered: numbered[0]), subscriptions=subscriptions)
 
 
-def _keep_wal(path: Path) -> Salvaged:
+def _gone(row: tuple[object, ...], written_us: int) -> dict[UUID, RememberedSubscription | None]:
+    connection_id, _, heard_us, *_ = row
+    if not isinstance(connection_id, bytes) or len(connection_id) != 16:
+        return {}
+    if not isinstance(heard_us, int) or not 0 < heard_us <= written_us:
+        heard_us = written_us - _SINCE_US
+    return {UUID(bytes=connection_id): RememberedSubscription.gone(heard_us)}
+
+
+def _keep_wal(path: Path, wal: WalBefore, newest_us: object) -> Salvaged:
     """Copy a WAL aside of which SQLite will not use everything; what it holds may be lost, how much is not known."""
     aside = path.with_name(f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-wal")
-    written_us = _last_written_us(path)
     try:
         shutil.copyfile(path.with_name(path.name + "-wal"), aside)
     except OSError as error:
         raise JournalUnavailable(f"JOURNAL_DIR: {error.strerror}: {path.name}") from error
-    return Salvaged(aside, [Loss(LossReason.JOURNAL_CORRUPT, None, written_us, written_us, None, aside.name)])
+    return Salvaged(aside, [wal.loss(newest_us, aside.name)])

@@ -10,7 +10,6 @@ Owns the open `JournalFile`, and what a connection wants remembered. Knows no or
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -174,7 +173,6 @@ class JournalStore:
         Raises `JournalUnavailable`: then all goes on waiting, and the marks were never there.
         """
         reached = {mark.followed.connection_id: mark for mark in marks if self._concerns(mark)}
-        heard_us = time.time_ns() // 1000
         changed, moved = self._changed, self._moved
         self._changed, self._moved = set(), set()
         tags = [(number, self._tags.key(number)) for number in range(self._tags_saved, len(self._tags))]
@@ -186,7 +184,7 @@ class JournalStore:
             self._reported_through,
             {connection_id: self.subscriptions.get(connection_id) for connection_id in changed},
             {i: (last.last_sequence, last.heard_us) for i in moved if (last := self.subscriptions.get(i))}
-            | {i: (mark.sequence_number, heard_us) for i, mark in reached.items()},
+            | {i: (mark.sequence_number, mark.heard_us) for i, mark in reached.items()},
         )
         try:
             space = await self.call(lambda file: file.commit(work))
@@ -195,7 +193,7 @@ class JournalStore:
             self._moved |= moved
             raise
         for mark in reached.values():
-            self._reach(mark, heard_us)
+            self._reach(mark)
         self._tags_saved = max(self._tags_saved, tags[-1][0] + 1 if tags else 0)
         written = {number for number, _ in work.losses}
         self._new_losses = [numbered for numbered in self._new_losses if numbered[0] not in written]
@@ -317,19 +315,20 @@ class JournalStore:
 
     def remember_accepted(self, mark: Mark) -> None:
         """See `scada_trio.memory.ConnectionMemory`."""
-        if self._reach(mark, time.time_ns() // 1000):
+        if self._reach(mark):
             self._moved.add(mark.followed.connection_id)
             self._dirty.set()
 
     def _concerns(self, mark: Mark) -> bool:
         """Whether ``mark`` is of what is remembered."""
-        return not mark.followed.ended and mark.followed.connection_id in self.subscriptions
+        remembered = self.subscriptions.get(mark.followed.connection_id)
+        return remembered is not None and not remembered.is_gone and not mark.followed.ended
 
-    def _reach(self, mark: Mark, heard_us: int) -> bool:
+    def _reach(self, mark: Mark) -> bool:
         if not self._concerns(mark):
             return False
         connection_id = mark.followed.connection_id
         self.subscriptions[connection_id] = replace(
-            self.subscriptions[connection_id], last_sequence=mark.sequence_number, heard_us=heard_us
+            self.subscriptions[connection_id], last_sequence=mark.sequence_number, heard_us=mark.heard_us
         )
         return True

@@ -6,12 +6,54 @@ Owns its layout (SQLite, "WAL-mode File Format"). Reads a file; starts nothing.
 from __future__ import annotations
 
 import struct
+import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from scada_trio.losses import Loss, LossReason
 
 _WAL_HEADER: Final = struct.Struct(">8I")
 _FRAME_HEADER: Final = struct.Struct(">6I")
 _WAL_MAGIC: Final = 0x377F0682
+
+
+@dataclass(frozen=True, slots=True)
+class WalBefore:
+    """A journal's WAL before SQLite has had a look at it; ``frames`` as `committed_frames` has it, times in µs.
+
+    The file itself is written by checkpoints, so what is in the WAL alone came after the last one.
+    """
+
+    frames: int
+    checkpointed_us: int
+    written_us: int
+
+    @classmethod
+    def of(cls, path: Path) -> WalBefore:
+        """Of the journal at ``path``, which nobody has opened yet."""
+        frames = committed_frames(path.with_name(path.name + "-wal"))
+        return cls(frames, path.stat().st_mtime_ns // 1000, last_written_us(path))
+
+    def is_cut(self, valid_frames: int) -> bool:
+        """Whether SQLite did not take all of it."""
+        return self.frames < 0 or self.frames > valid_frames
+
+    def loss(self, newest_us: object, detail: str) -> Loss:
+        """What may be gone with the rest of it, nobody knows how much; ``newest_us`` is that of the blocks left."""
+        since_us = newest_us if isinstance(newest_us, int) else self.checkpointed_us
+        since_us = min(since_us, self.written_us)
+        return Loss(LossReason.JOURNAL_CORRUPT, None, since_us, self.written_us, None, detail)
+
+
+def last_written_us(path: Path) -> int:
+    """When the journal or its WAL was written last."""
+    times = []
+    for suffix in ("", "-wal"):
+        with suppress(OSError):
+            times.append(path.with_name(path.name + suffix).stat().st_mtime_ns // 1000)
+    return max(times, default=time.time_ns() // 1000)
 
 
 def committed_frames(wal: Path) -> int:

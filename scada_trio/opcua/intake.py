@@ -75,6 +75,7 @@ class Intake:
         self.wake: Callable[[], None] = _nothing
         self.followed = followed
         self._remember = remember
+        self._accepted_us = 0
         self._unchecked = False
 
     # ---- order
@@ -129,12 +130,21 @@ class Intake:
                 self.lose(max(missing, 0), "the subscription ended before they could be asked for again")
             self.take(result)
 
+    def begin(self, heard_us: int) -> None:
+        """Everything up to ``heard_us`` is accepted, or not asked for."""
+        self.heard_us = self._accepted_us = heard_us
+
     @property
     def accepted_until(self) -> int:
         """The number up to which every notification is accepted or lost; 0 where none was received."""
         if self.expected is None:
             return 0
         return before(next(iter(self.unaccepted), self.expected))
+
+    @property
+    def accepted_us(self) -> int:
+        """As ``heard_us``, of what is accepted: what a later process does not have is from after that."""
+        return self._accepted_us or self.heard_us if self.unaccepted else self.heard_us
 
     # ---- readings
 
@@ -147,7 +157,7 @@ class Intake:
             return None
         if result.behind_dropped is not None and len(result.behind_dropped):
             marked = result.behind_dropped
-            from_us, to_us = self._last.earliest(marked), int(marked.time_us.max())
+            from_us, to_us = self._last.earliest(marked, self.heard_us), int(marked.time_us.max())
             self._observer.lost(LossReason.QUEUE_OVERFLOW, min(from_us, to_us), to_us, f"{len(marked)} tags")
         screened = self._last.screen(block)
         if len(screened) < len(block):
@@ -158,16 +168,19 @@ class Intake:
     def _hand_on(self, number: int, block: ReadingBlock | None) -> None:
         if block is None:
             self.acknowledge.append(number)
-            self._remember(Mark(self.followed, self.accepted_until))
+            self._remember(Mark(self.followed, self.accepted_until, self.accepted_us))
             return
         self.unaccepted[number] = None
-        self._outbox.pass_on(Delivery(block, partial(self._accepted, number), Mark(self.followed, number)))
+        heard_us = self.heard_us
+        mark = Mark(self.followed, number, heard_us)
+        self._outbox.pass_on(Delivery(block, partial(self._accepted, number, heard_us), mark))
 
-    def _accepted(self, number: int) -> None:
+    def _accepted(self, number: int, heard_us: int) -> None:
         self.unaccepted.pop(number, None)
+        self._accepted_us = heard_us
         self.acknowledge.append(number)
         if self.accepted_until != number:  # what came behind it had no readings
-            self._remember(Mark(self.followed, self.accepted_until))
+            self._remember(Mark(self.followed, self.accepted_until, self.accepted_us))
         self.wake()
 
 

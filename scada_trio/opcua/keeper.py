@@ -19,7 +19,7 @@ import trio
 
 from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import DeviceError
-from scada_trio.losses import LossReason
+from scada_trio.losses import LossReason, RememberedSubscription
 from scada_trio.memory import ConnectionMemory, Followed
 from scada_trio.opcua import takeover
 from scada_trio.opcua.intake import Intake, IntakeObserver
@@ -74,6 +74,8 @@ class Keeper:
     def recall(self, spec: ConnectionSpec, keep_alive_s: float) -> None:
         """Look for the subscription of the process before this one."""
         remembered = self._memory.remembered_subscription(self._connection_id)
+        if remembered is not None and remembered.is_gone:
+            self._lost_since = (remembered.heard_us, "an earlier process lost its subscription")
         if remembered is None or remembered.endpoint_url != spec.endpoint_url:
             return
         wanted = {(tag.well_id, tag.node_id): tag for tag in spec.tags}
@@ -107,7 +109,8 @@ class Keeper:
     def items_are_there(self, *, changed: bool) -> None:
         """The subscription has the items that are wanted: what came since the last one was heard is lost."""
         if changed and self.kept is not None:
-            self.kept.intake.heard_us = self.kept.intake.heard_us or time.time_ns() // 1000
+            if not self.kept.intake.heard_us:
+                self.kept.intake.begin(time.time_ns() // 1000)
             self._memory.remember_subscription(self._connection_id, self.kept.to_remember())
         if self._lost_since is not None:
             (from_us, why), self._lost_since = self._lost_since, None
@@ -158,9 +161,13 @@ class Keeper:
         kept, self.kept = self.kept, None
         assert kept is not None
         kept.intake.end()
-        self._memory.remember_subscription(self._connection_id, None)
         if why is not None and self._lost_since is None and kept.intake.heard_us:
             self._lost_since = (kept.intake.heard_us, why)
+        gone = None
+        if self._lost_since is not None:
+            since_us = self._lost_since[0]
+            gone = RememberedSubscription.gone(min(since_us, kept.intake.accepted_us or since_us))
+        self._memory.remember_subscription(self._connection_id, gone)
 
     def _new_intake(self) -> Intake:
         followed = Followed(self._connection_id)

@@ -65,7 +65,7 @@ class KeptSubscription:
             self.intake.accepted_until,
             items,
             self.server_started_us,
-            self.intake.heard_us,
+            self.intake.accepted_us,
             {item.handle: item.deadband for item in self.items.values() if item.deadband is not None},
         )
 
@@ -92,7 +92,7 @@ def recall(
         recalled=True,
     )
     intake.expected = after(remembered.last_sequence)
-    intake.heard_us = remembered.heard_us
+    intake.begin(remembered.heard_us)
     for handle, (well_id, node_id, item_id) in remembered.items.items():
         series = (well_id, node_id)
         tag = wanted.get(series)

@@ -47,10 +47,14 @@ class LastReadings:
             self._first[row] = self._known[row]
             self._awaited = int(np.count_nonzero(self._first))
 
-    def earliest(self, block: ReadingBlock) -> int:
-        """The time in µs before which the series of ``block``, one reading at least, are known to be whole."""
+    def earliest(self, block: ReadingBlock, heard_us: int) -> int:
+        """The time in µs before which the series of ``block``, one reading at least, are known to be whole.
+
+        ``heard_us``: when the device was last heard, by an earlier process maybe; 0 if it was not.
+        """
         row = self._rows(block.tag)
-        return int(np.where(self._known[row], self._time_us[row], block.time_us).min())
+        unknown_us = np.minimum(block.time_us, heard_us) if heard_us else block.time_us
+        return int(np.where(self._known[row], self._time_us[row], unknown_us).min())
 
     def screen(self, block: ReadingBlock) -> ReadingBlock:
         """``block`` without the readings that repeat the last one; remembers what is left."""

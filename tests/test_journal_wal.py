@@ -1,0 +1,88 @@
+"""Journals whose WAL or subscriptions are damaged: what is gone is within a loss, also where nobody can count it."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from scada_trio.losses import LossReason, RememberedSubscription
+from tests.fix_journal import WELL, Place, block, drain
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "journal")
+
+
+def overwrite(path: Path, offset: int, count: int = 16) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        old = file.read(count)
+        file.seek(offset)
+        file.write(bytes(value ^ 0x5A for value in old))
+
+
+async def killed_with_a_wal(place: Place, rows: int) -> int:
+    """Leave ``rows`` blocks of 100 readings in the WAL, as a kill does; the time of the first reading, a minute ago."""
+    first = time.time_ns() // 1000 - 60_000_000
+    running = Place(place.directory.with_name("running"))
+    async with running.open() as journal:
+        for row in range(rows):
+            await journal.append([block(100, first + row * 1_000_000)])
+        shutil.copytree(running.directory, place.directory)
+    return first
+
+
+async def test_what_a_damaged_wal_took_is_within_its_loss(place: Place) -> None:
+    """From the newest block that is left to the last use of the file."""
+    first = await killed_with_a_wal(place, 20)
+    wal = Path(f"{place.path}-wal")
+    data = wal.read_bytes()
+    overwrite(wal, data.index(block(100, first + 10_000_000).value.tobytes()[:100]))
+    later = place.restarted()
+    async with later.open() as journal:
+        await journal.resolve(0)
+        values = await drain(journal)
+    assert values[-1] == first + 9_000_099
+    (loss,) = later.losses
+    assert (loss.from_us, loss.count) == (values[-1], None)
+    assert loss.to_us > first + 59_000_000
+
+
+async def test_damage_in_a_file_does_not_hide_that_of_its_wal(place: Place) -> None:
+    """What the WAL had is recorded as lost also where the file is set aside for something else."""
+    running = Place(place.directory.with_name("running"))
+    async with running.open() as journal:
+        await journal.append([block(100)])
+        journal.remember_subscription(WELL, RememberedSubscription("opc.tcp://a", 7, 1, {}))
+    with closing(sqlite3.connect(running.path, isolation_level=None)) as connection:
+        connection.execute("UPDATE subscriptions SET crc = crc + 1")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection.execute("INSERT INTO blocks SELECT sequence + 1, from_us, to_us, crc, data FROM blocks")
+        shutil.copytree(running.directory, place.directory)
+    wal = Path(f"{place.path}-wal")
+    overwrite(wal, wal.read_bytes().index(block(100).value.tobytes()[:100]))
+    async with place.open() as journal:
+        await journal.resolve(0)
+        assert await drain(journal) == list(range(100))
+    assert [(loss.reason, loss.from_us, loss.count) for loss in place.losses] == [
+        (LossReason.JOURNAL_CORRUPT, 99, None)
+    ]
+    assert place.aside
+
+
+async def test_a_subscription_that_cannot_be_read_leaves_since_when_readings_are_missing(place: Place) -> None:
+    """Its device goes on with it, and what it queues there nobody will fetch."""
+    heard_us = time.time_ns() // 1000 - 5_000_000
+    async with place.open() as journal:
+        journal.remember_subscription(WELL, RememberedSubscription("opc.tcp://a", 7, 1, {}, heard_us=heard_us))
+        await journal.append([block(10)])
+    where = place.path.read_bytes().index(b"opc.tcp://a")
+    overwrite(place.path, where, 4)
+    async with place.restarted().open() as journal:
+        assert journal.remembered_subscription(WELL) == RememberedSubscription.gone(heard_us)
