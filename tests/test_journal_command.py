@@ -7,14 +7,18 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import trio
 
+from scada_trio.journal.file import JournalFile
 from scada_trio.losses import Loss, LossReason
-from scada_trio.readings import ReadingBlock, TagTable
+from scada_trio.readings import QUALITY_LABELS, ReadingBlock, TagTable
 from tests.fix_journal import TENANT, WELL, Place
 
 ROOT = Path(__file__).parent.parent
@@ -42,10 +46,12 @@ async def fill(place: Place) -> None:
         journal.record_loss(Loss(LossReason.SEQUENCE_GAP, None, 0, 1))
 
 
-async def run(place: Place, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+async def run(place: Place, *arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    """``path`` comes before all others that modules are looked for in."""
+    paths = [str(directory) for directory in (path, ROOT) if directory is not None]
     return await trio.run_process(
         [sys.executable, "-m", "scada_trio", "journal", *arguments],
-        env={"PYTHONPATH": str(ROOT), "JOURNAL_DIR": str(place.directory), "COLUMNS": "200", "PATH": ""},
+        env={"PYTHONPATH": ":".join(paths), "JOURNAL_DIR": str(place.directory), "COLUMNS": "200", "PATH": ""},
         cwd=place.directory,
         check=False,
         capture_stdout=True,
@@ -124,13 +130,51 @@ async def test_export_says_what_it_cannot_do(place: Place, name: str, status: in
     assert not list(place.directory.glob("*.partial"))
 
 
-async def test_export_to_parquet_names_the_package_that_it_needs(
-    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """CSV needs nothing."""
-    from scada_trio.commands import journal as commands
-    from scada_trio.errors import ConfigurationRefused
+async def test_export_to_parquet_has_what_the_journal_has(place: Place, tmp_path: Path) -> None:
+    """Column by column, in order, to the bit; the types say what they are."""
+    await fill(place)
+    output = tmp_path / "readings.parquet"
+    done = await run(place, "export", "--tenant", str(TENANT), "--output", str(output))
+    assert (done.returncode, done.stderr) == (0, b"")
+    table = pq.read_table(output)
+    assert table.schema.field("timestamp").type == pa.timestamp("us", tz="UTC")
+    with closing(JournalFile.open_to_read(place.path)) as file:
+        tags = file.contents().tags
+        held = ReadingBlock.concatenate(record.block for record in file.read(0, COUNT))
+    assert len(held) == table.num_rows == COUNT
+    assert np.array_equal(table["timestamp"].cast(pa.int64()).to_numpy(), held.time_us)
+    assert np.array_equal(table["value"].to_numpy().view(np.int64), held.value.view(np.int64))
+    keys = [tags[number] for number in held.tag.tolist()]
+    assert table["well_id"].cast(pa.string()).to_pylist() == [str(well_id) for well_id, _ in keys]
+    assert table["tag_node_id"].cast(pa.string()).to_pylist() == [node_id for _, node_id in keys]
+    assert table["quality"].cast(pa.string()).to_pylist() == [QUALITY_LABELS[code] for code in held.quality.tolist()]
 
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigurationRefused, match="pip install pyarrow"), commands._open_parquet(tmp_path / "x", []):
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+async def test_an_empty_journal_is_a_file_without_rows(place: Place, tmp_path: Path, suffix: str) -> None:
+    """With its columns, so that a program can read it."""
+    async with place.open():
         pass
+    output = tmp_path / f"empty.{suffix}"
+    done = await run(place, "export", "--tenant", str(TENANT), "--output", str(output))
+    assert done.stdout.decode() == f"0 readings in {output}\n"
+    columns = pq.read_table(output).column_names if suffix == "parquet" else output.read_text().strip().split(",")
+    assert columns == ["timestamp", "well_id", "tag_node_id", "value", "quality"]
+
+
+async def test_export_to_parquet_without_pyarrow_names_the_extra(place: Place, tmp_path: Path) -> None:
+    """In a process that has no pyarrow; nothing is left behind, and CSV needs nothing."""
+    await fill(place)
+    hidden = tmp_path / "hidden" / "pyarrow"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").write_text("raise ModuleNotFoundError(name='pyarrow')\n")
+    output = tmp_path / "readings.parquet"
+    done = await run(place, "export", "--tenant", str(TENANT), "--output", str(output), path=hidden.parent)
+    assert done.returncode == 1
+    assert done.stderr.decode() == (
+        "scada-trio: Parquet needs the extra parquet: pip install 'scada-trio[parquet]'; CSV needs nothing\n"
+    )
+    assert list(tmp_path.glob("readings*")) == []
+    output = tmp_path / "readings.csv"
+    done = await run(place, "export", "--tenant", str(TENANT), "--output", str(output), path=hidden.parent)
+    assert done.returncode == 0

@@ -143,7 +143,7 @@ def _export(path: Path, output: Path, open_writer: Callable[..., Any], progress:
                     progress.update(task, completed=count)
         partial.rename(output)
     except OSError as error:
-        raise ScadaError(f"{error.strerror}: {output}") from error
+        raise ScadaError(f"{error.strerror or error}: {output}") from error
     finally:
         partial.unlink(missing_ok=True)
     return count
@@ -170,11 +170,12 @@ def _open_parquet(path: Path, tags: list[TagKey]) -> Iterator[_WriteBlock]:
         pa, pq = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise ConfigurationRefused(
-            "Parquet needs the package pyarrow: pip install pyarrow; CSV needs nothing"
+            "Parquet needs the extra parquet: pip install 'scada-trio[parquet]'; CSV needs nothing"
         ) from None
     text = pa.dictionary(pa.int32(), pa.string())
     schema = pa.schema(zip(_COLUMNS, (pa.timestamp("us", tz="UTC"), text, text, pa.float64(), text), strict=True))
-    wells, nodes = pa.array([str(well_id) for well_id, _ in tags]), pa.array([node_id for _, node_id in tags])
+    wells = pa.array([str(well_id) for well_id, _ in tags], pa.string())
+    nodes = pa.array([node_id for _, node_id in tags], pa.string())
     with pq.ParquetWriter(path, schema) as writer:
 
         def write(block: ReadingBlock) -> None:
