@@ -17,13 +17,16 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Metric,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from scada_trio import __version__
 from scada_trio.accounts import Ledger
+from scada_trio.losses import LossReason
 from scada_trio.readings import EMPTY_BLOCK, TagTable
 
 # A second series a counter that nobody asked for: half of the bytes and of the time of a scrape.
@@ -125,6 +128,9 @@ class Metrics:
         registry.register(self._ingested)
         self._accounts = _AccountsCollector()
         registry.register(self._accounts)
+        ProcessCollector(registry=registry)  # CPU, memory, descriptors, start time
+        build = Gauge("scada_build_info", "Always 1; which version runs", ["version"], registry=registry)
+        build.labels(__version__).set(1)
 
     def render(self) -> bytes:
         """The text exposition of all series. Takes 10 µs a series: call it in a worker thread."""
@@ -254,6 +260,9 @@ class TenantMetrics:
         self.write_duration = metrics.write_duration.labels(label)
         self.batch_size = metrics.batch_size.labels(label)
         self.buffer_full = metrics.buffer_full.labels(label)
+        self.tenant_restarts = metrics.tenant_restarts.labels(label)
+        for reason in LossReason:  # from 0 on: a series that begins with its first loss shows no increase
+            self.lost(reason, None, times=0)
         self._ingested = IngestedCounts(label, tags)
         metrics.add_ingested(self._ingested)
 
@@ -265,9 +274,9 @@ class TenantMetrics:
         """Count one failure of a link."""
         self._metrics.connection_errors.labels(self._label, str(connection_id), error_type).inc()
 
-    def lost(self, reason: str, count: int | None) -> None:
+    def lost(self, reason: str, count: int | None, *, times: int = 1) -> None:
         """Count a loss, and its readings where their number is known."""
-        self._metrics.losses.labels(self._label, reason).inc()
+        self._metrics.losses.labels(self._label, reason).inc(times)
         self._metrics.readings_lost.labels(self._label, reason).inc(count or 0)
 
     def unstorable(self, reason: str, count: int) -> None:
@@ -296,4 +305,4 @@ class TenantMetrics:
 
     def restarted(self) -> None:
         """Count a restart of the tenant."""
-        self._metrics.tenant_restarts.labels(self._label).inc()
+        self.tenant_restarts.inc()
