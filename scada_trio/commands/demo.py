@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.status import Status
 
 from scada_trio.commands.serve import open_checked_master, run_until_signal
-from scada_trio.config import Settings
+from scada_trio.config import Settings, StorageSettings
 from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import ConfigurationRefused
 from scada_trio.instance import Instance, open_instance
 from scada_trio.logs import configure_logging
 from scada_trio.readings import Tag
 from scada_trio.service import Addresses, Service
-from scada_trio.simulator.process import FieldOptions, SimulatedWell, open_field
+from scada_trio.simulator.process import SimulatedWell, open_field
 from scada_trio.storage.master import MasterDatabase
 from scada_trio.storage.migrate import migrate_master, migrate_tenant
 from scada_trio.view import run_view
@@ -91,18 +91,19 @@ async def _run(settings: Settings, wells: int, interval_ms: int, recent: Sequenc
         first: tuple[DemoTenant, SimulatedWell] | None = None
         for tenant in TENANTS:
             await _ensure_tenant(master, instance, tenant)
-            options = FieldOptions(wells, seed=tenant.seed, interval_ms=interval_ms)
-            field = await stack.enter_async_context(open_field(options))
-            for well in field.wells:
+            field = await stack.enter_async_context(open_field(wells, seed=tenant.seed, interval_ms=interval_ms))
+            for well in field:
                 await master.store_connection(_connection(tenant, well), None)
-            log.info("simulated wells started", tenant=tenant.name, wells=len(field.wells))
-            first = first or (tenant, field.wells[0])
+            log.info("simulated wells started", tenant=tenant.name, wells=len(field))
+            first = first or (tenant, field[0])
         assert first is not None
         progress.stop()
         await run_until_signal(settings, instance, master, partial(_show, settings, *first, recent))
 
 
-async def _ensure_tenant(master: MasterDatabase, instance: Instance, tenant: DemoTenant) -> None:
+async def _ensure_tenant(
+    master: MasterDatabase, instance: Instance, tenant: DemoTenant, periods: StorageSettings
+) -> None:
     if any(row.tenant_id == tenant.tenant_id for row in await master.list_tenants()):
         url = await master.database_url(tenant.database)
     else:
@@ -111,7 +112,7 @@ async def _ensure_tenant(master: MasterDatabase, instance: Instance, tenant: Dem
         except ConfigurationRefused:  # a run that was killed between the two steps
             url = await master.database_url(tenant.database)
         await master.add_tenant(tenant.tenant_id, tenant.name, instance.secrets.encrypt(url))
-    report = await trio.to_thread.run_sync(migrate_tenant, url)
+    report = await trio.to_thread.run_sync(migrate_tenant, url, periods)
     log.info("tenant database migrated", tenant=tenant.name, applied=len(report.applied), flavour=report.flavour)
 
 

@@ -13,7 +13,7 @@ from functools import partial
 import structlog
 import trio
 
-from scada_trio.config import Settings
+from scada_trio.config import Settings, StorageSettings
 from scada_trio.errors import DatabaseError
 from scada_trio.instance import Instance, open_instance
 from scada_trio.metrics import Metrics
@@ -39,7 +39,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[Addresses] =
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once."""
     async with open_instance(settings) as instance, open_checked_master(settings, instance) as master:
         if instance.embedded:
-            await migrate_tenants(master, instance)
+            await migrate_tenants(master, instance, settings.storage)
         await run_until_signal(settings, instance, master, task_status=task_status)
 
 
@@ -67,13 +67,13 @@ async def run_until_signal(
         nursery.cancel_scope.cancel()
 
 
-async def migrate_tenants(master: MasterDatabase, instance: Instance) -> None:
+async def migrate_tenants(master: MasterDatabase, instance: Instance, periods: StorageSettings) -> None:
     """Migrate every tenant's database; one that cannot be is logged and left to its own retries."""
     for spec in (await Registry(master, instance.secrets).load()).values():
         if spec.problem:
             continue
         try:
-            await trio.to_thread.run_sync(migrate_tenant, spec.database_url)
+            await trio.to_thread.run_sync(migrate_tenant, spec.database_url, periods)
         except DatabaseError as error:
             log.error("tenant database not migrated", tenant_id=str(spec.tenant_id), error=str(error))
 

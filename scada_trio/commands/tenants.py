@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from uuid import UUID, uuid4
 
 import trio
@@ -40,12 +39,13 @@ async def migrate(settings: Settings, console: Console) -> None:
                 try:
                     if spec.problem:
                         raise ConfigurationRefused(spec.problem)
-                    report = await trio.to_thread.run_sync(migrate_tenant, spec.database_url)
+                    report = await trio.to_thread.run_sync(migrate_tenant, spec.database_url, settings.storage)
                 except ScadaError as error:
                     failed.append(spec.name)
                     console.print(f"tenant {spec.name}: failed: {error}", highlight=False, markup=False)
                 else:
                     console.print(f"tenant {spec.name}: {_describe(report)}", highlight=False, markup=False)
+                    _print_details(console, report)
                 progress.advance(task)
     if failed:
         raise ScadaError(f"{len(failed)} of {len(specs)} tenants not migrated: {', '.join(failed)}")
@@ -63,10 +63,11 @@ async def add_tenant(settings: Settings, console: Console, name: str, database_u
         else:
             url = SecretStr(database_url)
         stored = instance.secrets.encrypt(url)
-        report = await trio.to_thread.run_sync(partial(migrate_tenant, url))
+        report = await trio.to_thread.run_sync(migrate_tenant, url, settings.storage)
         tenant_id = uuid4()
         await master.add_tenant(tenant_id, name, stored)
     console.print(f"tenant {name} added: {tenant_id} ({_describe(report)})", highlight=False, markup=False)
+    _print_details(console, report)
 
 
 async def list_tenants(settings: Settings, console: Console) -> None:
@@ -124,3 +125,10 @@ def _count(applied: list[str]) -> str:
 
 def _describe(report: MigrationReport) -> str:
     return f"{_count(list(report.applied))}, {report.flavour}"
+
+
+def _print_details(console: Console, report: MigrationReport) -> None:
+    for line in report.changed:
+        console.print(f"  changed: {line}", highlight=False, markup=False)
+    for line in report.left_alone:
+        console.print(f"  left alone: {line}", highlight=False, markup=False)

@@ -1,7 +1,8 @@
 """Schemas: brings the master database and a tenant's to what this version needs, from plain SQL files.
 
 Owns ``migrations/`` and the order in which they run, by yoyo-migrations. Synchronous: call it in a worker thread.
-Creates what is missing and alters nothing that it did not create; may run twice, and twice at once.
+Creates what is missing and alters nothing that it did not create; may run twice, and twice at once. What the settings
+say of TimescaleDB's jobs is applied at the end, each time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from pydantic import SecretStr
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.migrations import read_migrations
 
+from scada_trio.config import StorageSettings
+from scada_trio.storage.adoption import ROLLUPS, survey
 from scada_trio.storage.connect import Connection, connect, translated
+from scada_trio.storage.policies import apply_policies
 
 Flavour = Literal["timescaledb", "native"]
 
@@ -26,7 +30,7 @@ _DIRECTORY: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x5CADA  # advisory lock of whoever migrates this database; freed with its connection
 _TABLES: Final = "SELECT table_name::text FROM information_schema.tables WHERE table_schema = current_schema"
 _TENANT_RELATIONS: Final = (
-    *("scada_readings", "scada_readings_hourly", "scada_readings_daily", "scada_readings_monthly"),
+    *("scada_readings", *(f"scada_readings_{name}" for name in ROLLUPS)),
     *("scada_ingest_cursor", "scada_quarantine", "scada_loss"),
 )
 _CONNECT_TIMEOUT_S: Final = 10.0
@@ -35,10 +39,16 @@ _STATEMENT_TIMEOUT_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class MigrationReport:
-    """The ids of the migrations applied now, in order, and what keeps the readings."""
+    """The ids of the migrations applied now, in order, and what keeps the readings.
+
+    ``changed`` says which jobs of TimescaleDB were set otherwise, ``left_alone`` what another application made and was
+    neither altered nor made again; a line each.
+    """
 
     applied: tuple[str, ...]
     flavour: Flavour
+    changed: tuple[str, ...] = ()
+    left_alone: tuple[str, ...] = ()
 
 
 def migrate_master(url: SecretStr) -> list[str]:
@@ -47,21 +57,26 @@ def migrate_master(url: SecretStr) -> list[str]:
         return _apply(url, "master")
 
 
-def migrate_tenant(url: SecretStr, flavour: Flavour | None = None) -> MigrationReport:
-    """Bring a tenant's database up to date; blocks; raises `DatabaseError`.
+def migrate_tenant(
+    url: SecretStr, periods: StorageSettings | None = None, flavour: Flavour | None = None
+) -> MigrationReport:
+    """Bring a tenant's database up to date, with the periods of the default settings if none are given.
 
-    A table or view that was dropped is made again, empty. Without ``flavour``: TimescaleDB where its extension can be
-    had, unless an ordinary or natively partitioned ``scada_readings`` is there already, which then stays what it is.
+    Blocks; raises `DatabaseError`. A table or view that was dropped is made again, empty. Without ``flavour``:
+    TimescaleDB where its extension can be had, unless an ordinary or natively partitioned ``scada_readings`` is there
+    already, which then stays what it is.
     """
-    with _locked(url) as connection:
-        with translated():
-            flavour = flavour or _choose_flavour(connection)
-            if flavour == "timescaledb":
-                connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
-            _forget_if_dropped(connection)
+    with _locked(url) as connection, translated():
+        flavour = flavour or _choose_flavour(connection)
+        timescale = flavour == "timescaledb"
+        if timescale:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+        found = survey(connection, timescale=timescale)
+        _forget_if_dropped(connection, found.withheld)
         applied = _apply(url, "tenant")
-        applied += _apply(url, "tenant_timescale" if flavour == "timescaledb" else "tenant_native")
-    return MigrationReport(tuple(applied), flavour)
+        applied += _apply(url, "tenant_timescale" if timescale else "tenant_native", found.withheld)
+        changed = apply_policies(connection, periods or StorageSettings()) if timescale else []
+    return MigrationReport(tuple(applied), flavour, tuple(changed), found.left_alone)
 
 
 @contextmanager
@@ -92,15 +107,14 @@ def _choose_flavour(connection: Connection) -> Flavour:
     return "timescaledb" if hypertable else "native"
 
 
-def _forget_if_dropped(connection: Connection) -> None:
+def _forget_if_dropped(connection: Connection, withheld: frozenset[str]) -> None:
     """Where something is missing that was made once, forget that it was: every migration makes what is missing only."""
     if _one(connection, "SELECT to_regclass('scada_migrations') IS NULL"):
         return
     last_id = max(migration.id for migration in read_migrations(str(_DIRECTORY / "tenant")))
     done = connection.execute("SELECT FROM scada_migrations WHERE migration_id = %s", [last_id]).fetchone()
-    missing = connection.execute(
-        "SELECT FROM unnest(%s::text[]) AS n WHERE to_regclass(n) IS NULL", [list(_TENANT_RELATIONS)]
-    )
+    names = [name for name in _TENANT_RELATIONS if name not in withheld]
+    missing = connection.execute("SELECT FROM unnest(%s::text[]) AS n WHERE to_regclass(n) IS NULL", [names])
     if done is not None and missing.fetchone() is not None:
         connection.execute("DELETE FROM scada_migrations WHERE migration_id LIKE 'tenant-%'")
 
@@ -110,10 +124,12 @@ def _one(connection: Connection, query: str) -> Any:
     return None if row is None else row[0]
 
 
-def _apply(url: SecretStr, directory: str) -> list[str]:
+def _apply(url: SecretStr, directory: str, withheld: frozenset[str] = frozenset()) -> list[str]:
+    """Apply what waits, but for the rollups that are ``withheld``."""
     migrations = read_migrations(str(_DIRECTORY / directory))
+    names = tuple(f"-{relation.removeprefix('scada_readings_')}" for relation in withheld)
     with translated(), _Backend(url) as backend:
-        waiting = backend.to_apply(migrations)
+        waiting = [migration for migration in backend.to_apply(migrations) if not migration.id.endswith(names)]
         for migration in waiting:
             backend.apply_one(migration)
         return [migration.id for migration in waiting]

@@ -20,6 +20,7 @@ BEGIN
             count(*) AS total_count
         FROM scada_readings
         GROUP BY 1, 2, 3;
+        COMMENT ON VIEW scada_readings_hourly IS 'view kept by scada-trio';
     END IF;
 END
 $$;
@@ -42,6 +43,7 @@ BEGIN
             count(*) AS total_count
         FROM scada_readings
         GROUP BY 1, 2, 3;
+        COMMENT ON VIEW scada_readings_daily IS 'view kept by scada-trio';
     END IF;
 END
 $$;
@@ -64,6 +66,7 @@ BEGIN
             count(*) AS total_count
         FROM scada_readings
         GROUP BY 1, 2, 3;
+        COMMENT ON VIEW scada_readings_monthly IS 'view kept by scada-trio';
     END IF;
 END
 $$;

@@ -1,6 +1,7 @@
 -- Readings in a hypertable with chunks of a day. A table that exists is somebody else's and left as it is.
 -- The unique index serves the queries and tells a repeated reading; the one on time alone that TimescaleDB would add
--- costs as much again at every insert and serves none of them.
+-- costs as much again at every insert and serves none of them. The comment tells our table from another application's:
+-- its policies are ours to set (policies.py).
 
 DO $$
 BEGIN
@@ -18,8 +19,7 @@ BEGIN
         CREATE UNIQUE INDEX scada_readings_series ON scada_readings (well_id, tag_node_id, timestamp DESC);
         ALTER TABLE scada_readings SET (timescaledb.compress,
             timescaledb.compress_segmentby = 'well_id, tag_node_id', timescaledb.compress_orderby = 'timestamp DESC');
-        PERFORM add_compression_policy('scada_readings', INTERVAL '7 days');
-        PERFORM add_retention_policy('scada_readings', INTERVAL '2 years');
+        COMMENT ON TABLE scada_readings IS 'hypertable kept by scada-trio';
     END IF;
 END
 $$;

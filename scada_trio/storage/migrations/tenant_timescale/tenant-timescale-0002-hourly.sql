@@ -1,7 +1,5 @@
 -- depends: tenant-timescale-0001-readings
--- transactional: false
--- Good readings with a finite number of each hour, and how many others there were. Late readings are taken in when
--- the policy runs next: it looks at changed hours only, however wide its window.
+-- Good readings with a finite number of each hour, and how many others there were.
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS scada_readings_hourly
 WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
@@ -21,9 +19,4 @@ FROM scada_readings
 GROUP BY 1, 2, 3
 WITH NO DATA;
 
-DO $$
-BEGIN
-    PERFORM add_continuous_aggregate_policy('scada_readings_hourly', start_offset => INTERVAL '90 days',
-        end_offset => INTERVAL '1 hour', schedule_interval => INTERVAL '30 minutes', if_not_exists => true);
-END
-$$;
+COMMENT ON VIEW scada_readings_hourly IS 'continuous aggregate kept by scada-trio';

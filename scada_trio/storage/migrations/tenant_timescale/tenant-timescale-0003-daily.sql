@@ -1,5 +1,4 @@
 -- depends: tenant-timescale-0002-hourly
--- transactional: false
 -- From hourly rows: means weighted by count; the deviation from the hourly ones and the spread of the hourly means around the whole.
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS scada_readings_daily
@@ -21,9 +20,4 @@ FROM scada_readings_hourly
 GROUP BY 1, 2, 3
 WITH NO DATA;
 
-DO $$
-BEGIN
-    PERFORM add_continuous_aggregate_policy('scada_readings_daily', start_offset => INTERVAL '120 days',
-        end_offset => INTERVAL '1 day', schedule_interval => INTERVAL '1 hour', if_not_exists => true);
-END
-$$;
+COMMENT ON VIEW scada_readings_daily IS 'continuous aggregate kept by scada-trio';

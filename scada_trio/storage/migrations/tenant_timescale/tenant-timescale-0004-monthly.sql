@@ -1,5 +1,4 @@
 -- depends: tenant-timescale-0003-daily
--- transactional: false
 -- From daily rows: means weighted by count; the deviation from the daily ones and the spread of the daily means around the whole.
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS scada_readings_monthly
@@ -21,9 +20,4 @@ FROM scada_readings_daily
 GROUP BY 1, 2, 3
 WITH NO DATA;
 
-DO $$
-BEGIN
-    PERFORM add_continuous_aggregate_policy('scada_readings_monthly', start_offset => INTERVAL '12 months',
-        end_offset => INTERVAL '1 month', schedule_interval => INTERVAL '1 day', if_not_exists => true);
-END
-$$;
+COMMENT ON VIEW scada_readings_monthly IS 'continuous aggregate kept by scada-trio';
