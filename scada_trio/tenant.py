@@ -37,7 +37,9 @@ from scada_trio.metrics import Metrics
 from scada_trio.readings import Batch, Delivery, ReadingRows, TagTable
 from scada_trio.status import ConnectionReport, ConnectionState, ConnectionStatus, TenantSnapshot
 from scada_trio.storage.query import open_reader
-from scada_trio.storage.tenant_db import TenantWriter, maintain_partitions, open_tenant_writer
+from scada_trio.storage.maintenance import maintain
+from scada_trio.storage.tenant_db import TenantWriter, open_tenant_writer
+from scada_trio.storage.window import TimeWindow
 from scada_trio.writer import Writer
 
 log = structlog.get_logger()
@@ -299,23 +301,40 @@ class Tenant:
     async def _run_upkeep(self, journal: Journal) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(journal.run, name="journal upkeep")
-            nursery.start_soon(self._run_maintenance, name="partition maintenance")
+            nursery.start_soon(self._run_maintenance, name="storage maintenance")
 
     async def _run_maintenance(self) -> None:
-        """Keep the partitions of the days ahead; a database that is away is the writer's to report."""
+        """Keep the database in shape every hour; where that fails, sooner. One that is away is the writer's to say."""
+        said: str | None = None
         while True:
             try:
-                await maintain_partitions(
-                    self.spec.database_url, connect_timeout_s=self._settings.db_connect_timeout_ms / 1000
+                done = await maintain(
+                    self.spec.database_url,
+                    self._settings.storage,
+                    connect_timeout_s=self._settings.db_connect_timeout_ms / 1000,
                 )
-                delay = _MAINTENANCE_S
             except DatabaseError as error:
-                log.debug("partition maintenance failed, trying again", error=str(error))
-                delay = _MAINTENANCE_RETRY_S
-            await trio.sleep(delay)
+                self._metrics.maintained("failed")
+                message = str(error)
+                if message != said and (self._writer is None or self._writer.last_error is None):
+                    log.warning("storage maintenance failed, trying again", error=message)
+                    said = message
+                await trio.sleep(_MAINTENANCE_RETRY_S)
+                continue
+            said = None
+            self._metrics.maintained("busy" if done.busy else "done", made=done.made, dropped=done.dropped)
+            if done.made or done.dropped or done.analyzed:
+                log.info(
+                    "storage maintained",
+                    partitions_made=done.made,
+                    partitions_dropped=done.dropped,
+                    chunks_analyzed=done.analyzed,
+                )
+            await trio.sleep(_MAINTENANCE_S)
 
     def _open_sink(self) -> AbstractAsyncContextManager[TenantWriter]:
-        return open_tenant_writer(self.spec.database_url, self._tags, **self._settings.db_timeouts)
+        window = TimeWindow.of(self._settings.storage)
+        return open_tenant_writer(self.spec.database_url, self._tags, window=window, **self._settings.db_timeouts)
 
 
 async def _run_in_scope(run: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:

@@ -82,6 +82,23 @@ def fetch(url: SecretStr, query: str, *values: object) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
+def record_inserts(url: SecretStr) -> None:
+    """Keep each row that is inserted, or would be but for an index, in ``inserted``.
+
+    What is written twice is there twice; in the transaction of the insert, so what is rolled back is not.
+    """
+    fetch(url, "CREATE TABLE inserted (LIKE scada_readings)")
+    fetch(
+        url,
+        """CREATE FUNCTION record_insert() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN INSERT INTO inserted VALUES (NEW.*); RETURN NEW; END $$""",
+    )
+    fetch(
+        url,
+        "CREATE TRIGGER record BEFORE INSERT ON scada_readings FOR EACH ROW EXECUTE FUNCTION record_insert()",
+    )
+
+
 @contextmanager
 def _server() -> Iterator[PostgresServer]:
     # not pytest's own directory: that is made private again by every run, also under the feet of another one

@@ -114,9 +114,11 @@ class RunningService:
 
         await self.until(holds)
 
-    async def rows(self, tenant_id: UUID, node_id: str | None = None) -> list[tuple[Any, ...]]:
+    async def rows(
+        self, tenant_id: UUID, node_id: str | None = None, table: str = "scada_readings"
+    ) -> list[tuple[Any, ...]]:
         """(time µs, node id, value, quality) of a tenant's stored readings, oldest first."""
-        return await trio.to_thread.run_sync(stored, self.tenants[tenant_id], node_id)
+        return await trio.to_thread.run_sync(stored, self.tenants[tenant_id], node_id, table)
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait until ``holds``."""
@@ -141,11 +143,11 @@ class RunningService:
         await self.until_async(holds)
 
 
-def stored(url: SecretStr, node_id: str | None = None) -> list[tuple[Any, ...]]:
+def stored(url: SecretStr, node_id: str | None = None, table: str = "scada_readings") -> list[tuple[Any, ...]]:
     """Blocking: as `RunningService.rows`."""
     return fetch(
         url,
-        "SELECT (extract(epoch FROM timestamp) * 1000000)::bigint, tag_node_id, value, quality FROM scada_readings"
+        f"SELECT (extract(epoch FROM timestamp) * 1000000)::bigint, tag_node_id, value, quality FROM {table}"
         " WHERE %s::text IS NULL OR tag_node_id = %s ORDER BY timestamp, tag_node_id",
         node_id,
         node_id,

@@ -21,7 +21,7 @@ from scada_trio.storage.tenant_db import TenantWriter, open_tenant_writer
 from scada_trio.writer import Writer
 from tests.fix_devices import open_device, tag
 from tests.fix_journal import Place, block
-from tests.fix_postgres import PostgresServer, fetch
+from tests.fix_postgres import PostgresServer, fetch, record_inserts
 from tests.fix_service import open_service, write_series
 
 ROOT = Path(__file__).parent.parent
@@ -31,11 +31,6 @@ BASE_US = (int(time.time()) - 7200) * 1_000_000  # within the retention, before 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path / "journal")
-
-
-def without_index(url: SecretStr) -> None:
-    """So that a reading that is written twice is there twice."""
-    fetch(url, "DROP INDEX scada_readings_series")
 
 
 def dated(count: int, first: int) -> ReadingBlock:
@@ -49,7 +44,7 @@ def is_written(row: tuple[Any, ...]) -> bool:
 
 
 def stored_values(url: SecretStr) -> list[float]:
-    return [row[0] for row in fetch(url, "SELECT value FROM scada_readings ORDER BY value")]
+    return [row[0] for row in fetch(url, "SELECT value FROM inserted ORDER BY value")]
 
 
 async def drain_into(place: Place, url: SecretStr, *, die_after: str | None = None) -> None:
@@ -82,7 +77,7 @@ async def test_a_process_that_dies_between_its_two_commits_writes_nothing_twice(
     place: Place, tenant_url: SecretStr, die_after: str
 ) -> None:
     """Before the COPY the batch is written by the next process, after it the cursor says that it is there."""
-    await trio.to_thread.run_sync(without_index, tenant_url)
+    await trio.to_thread.run_sync(record_inserts, tenant_url)
     async with place.open(row_readings=100) as journal:
         await journal.append([dated(100, first) for first in range(0, 1000, 100)])
     await drain_into(place.restarted(), tenant_url, die_after=die_after)
@@ -99,7 +94,7 @@ async def test_what_a_stopped_service_could_not_write_the_next_one_writes(
 ) -> None:
     """The tenant's database is away when the service stops, and back when it starts again: each reading once."""
     url = await trio.to_thread.run_sync(own_postgres.create_tenant)
-    await trio.to_thread.run_sync(without_index, url)
+    await trio.to_thread.run_sync(record_inserts, url)
     master = await trio.to_thread.run_sync(postgres.create_master)
     same: dict[str, Any] = {"journal_dir": tmp_path / "journal", "journal_memory_readings": 50}
     async with open_device("asyncua", nodes=["N"]) as device:
@@ -122,7 +117,7 @@ async def test_what_a_stopped_service_could_not_write_the_next_one_writes(
             await running.until(lambda: running.snapshot(tenant).buffered == 0)
             accounts = running.snapshot(tenant).accounts
             metrics = (await running.get("/metrics")).text
-            rows = [row for row in await running.rows(tenant, "ns=1;s=N") if is_written(row)]
+            rows = [row for row in await running.rows(tenant, "ns=1;s=N", "inserted") if is_written(row)]
     assert accounts.unexplained == 0
     assert accounts.recovered >= 300
     assert f'scada_readings_recovered_total{{tenant_id="{tenant}"}} {float(accounts.recovered)}' in metrics

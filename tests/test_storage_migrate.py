@@ -8,10 +8,12 @@ import pytest
 import trio
 from pydantic import SecretStr
 
+from scada_trio.config import StorageSettings
 from scada_trio.errors import DatabaseMisconfigured, DatabaseUnavailable
 from scada_trio.readings import Quality, WriteResult
+from scada_trio.storage.maintenance import Maintenance, maintain
 from scada_trio.storage.migrate import MigrationReport, migrate_master, migrate_tenant
-from scada_trio.storage.tenant_db import maintain_partitions, open_tenant_writer
+from scada_trio.storage.tenant_db import open_tenant_writer
 from tests.fix_postgres import PostgresServer, fetch
 from tests.storage_samples import BUFFER, NOON_US, batch, block, count_rows, tag_table
 from tests.test_storage_master import FOREIGN
@@ -113,7 +115,7 @@ async def test_an_ordinary_table_of_readings_is_adopted(postgres: PostgresServer
     before = fetch(url, file)
     assert (await trio.to_thread.run_sync(migrate_tenant, url)).flavour == "native"
     assert fetch(url, file) == before
-    assert await maintain_partitions(url, connect_timeout_s=5) == (0, 0)
+    assert await maintain(url, StorageSettings(), connect_timeout_s=10) == Maintenance()
     async with open_tenant_writer(url, tag_table(), connect_timeout_s=5, statement_timeout_s=30) as writer:
         assert await writer.write(batch(1, block((0, NOON_US, 1.0, GOOD))), BUFFER) == WriteResult(inserted=1)
     assert count_rows(url) == 101

@@ -10,11 +10,13 @@ import pytest
 import trio
 from pydantic import SecretStr
 
+from scada_trio.config import StorageSettings
 from scada_trio.readings import Quality, ReadingBlock, WriteResult
+from scada_trio.storage.maintenance import Maintenance, maintain
 from scada_trio.storage.migrate import migrate_tenant
 from scada_trio.storage.query import open_reader
-from scada_trio.storage.tenant_db import maintain_partitions, open_tenant_writer
-from tests.fix_postgres import PostgresServer, fetch
+from scada_trio.storage.tenant_db import open_tenant_writer
+from tests.fix_postgres import fetch
 from tests.storage_samples import BUFFER, NOON_US, WELL, batch, block, count_rows, many, tag_table
 from tests.test_storage_migrate import READINGS
 
@@ -23,14 +25,10 @@ COLUMNS = ["bucket", "well_id", "tag_node_id", "avg", "min", "max", "stddev", "c
 HOUR_US = 3_600_000_000
 
 
-@pytest.fixture(params=["native", "timescaledb"])
-def rollup_url(request: pytest.FixtureRequest, postgres: PostgresServer) -> SecretStr:
+@pytest.fixture
+def rollup_url(tenant_of_each_kind: SecretStr) -> SecretStr:
     """A migrated tenant database of each kind."""
-    if request.param == "native":
-        return postgres.create_tenant()
-    url: SecretStr = request.getfixturevalue("timescale_url")
-    assert migrate_tenant(url).flavour == "timescaledb"
-    return url
+    return tenant_of_each_kind
 
 
 async def _write(url: SecretStr, sequence: int, readings: ReadingBlock) -> WriteResult:
@@ -103,7 +101,7 @@ async def test_a_hypertable_takes_and_gives_readings(timescale_url: SecretStr) -
     async with reader:
         rows = await reader.query_readings(WELL, 0, NOON_US, 10)
     assert sorted(zip(rows.node_ids, rows.value.tolist(), strict=True)) == [("ns=2;s=Tag0", -1.0), ("ns=2;s=Tag2", 2.0)]
-    assert await maintain_partitions(timescale_url, connect_timeout_s=10) == (0, 0)
+    assert await maintain(timescale_url, StorageSettings(), connect_timeout_s=10) == Maintenance()
 
 
 def test_the_hypertable_is_set_up_as_promised(timescale_url: SecretStr) -> None:
@@ -131,7 +129,7 @@ def test_the_hypertable_is_set_up_as_promised(timescale_url: SecretStr) -> None:
     assert jobs == [
         ("policy_compression", "7 days"),
         *[("policy_refresh_continuous_aggregate", "")] * 3,
-        ("policy_retention", "2 years"),
+        ("policy_retention", "730 days"),
     ]
 
 

@@ -12,10 +12,10 @@ import trio
 from pydantic import SecretStr
 
 from scada_trio.errors import DatabaseMisconfigured, DatabaseUnavailable
-from scada_trio.readings import EMPTY_BLOCK, Quality, ReadingBlock, TagTable, WriteResult
-from scada_trio.storage.tenant_db import TenantWriter, maintain_partitions, open_tenant_writer
+from scada_trio.readings import EMPTY_BLOCK, Quality, TagTable, WriteResult
+from scada_trio.storage.tenant_db import TenantWriter, open_tenant_writer
 from tests.fix_postgres import PostgresServer, fetch
-from tests.storage_samples import BUFFER, NOON_US, ROWS, WELL, batch, block, count_rows, many, tag_table
+from tests.storage_samples import BUFFER, NOON_US, ROWS, batch, block, count_rows, many, tag_table
 
 GOOD, BAD = Quality.GOOD, Quality.BAD
 WAITING = (
@@ -113,17 +113,6 @@ async def test_a_database_that_is_not_migrated(postgres: PostgresServer) -> None
             pass
 
 
-async def test_a_table_without_a_unique_index_takes_everything(postgres: PostgresServer) -> None:
-    """Somebody else's table is written as it is."""
-    url = postgres.create_tenant()
-    fetch(url, "DROP INDEX scada_readings_series")
-    readings = block((0, NOON_US, 1.0, GOOD))
-    async with _open(url) as writer:
-        assert await writer.write(batch(1, readings), BUFFER) == WriteResult(inserted=1)
-        assert await writer.write(batch(2, readings), BUFFER) == WriteResult(inserted=1)
-    assert count_rows(url) == 2
-
-
 async def test_a_cancelled_copy_leaves_nothing(tenant_url: SecretStr) -> None:
     """Neither rows nor cursor, and the connection writes the batch when it is asked again."""
     async with _open(tenant_url) as writer:
@@ -193,82 +182,3 @@ async def test_two_writers_of_one_buffer_store_a_batch_once(tenant_url: SecretSt
     assert sorted(result.already for result in results) == [False, True]
     assert {result.inserted for result in results} == {5000}
     assert count_rows(tenant_url) == 5000
-
-
-# --- native partitions
-
-PARTITIONS = """
-    SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'scada_readings'::regclass ORDER BY 1"""
-
-
-def _today_us(url: SecretStr, days: int) -> int:
-    query = "SELECT (extract(epoch FROM date_trunc('day', now(), 'UTC') + make_interval(days => %s)) * 1000000)::bigint"
-    return int(fetch(url, query, days)[0][0])
-
-
-async def test_partitions_are_made_ahead(tenant_url: SecretStr) -> None:
-    """Yesterday to three days ahead; asked again, nothing is left to do."""
-    assert len(fetch(tenant_url, PARTITIONS)) == 6
-    (first, *_) = fetch(tenant_url, PARTITIONS)[1]
-    fetch(tenant_url, f"DROP TABLE {first}")
-    assert await maintain_partitions(tenant_url, connect_timeout_s=5) == (1, 0)
-    assert await maintain_partitions(tenant_url, connect_timeout_s=5) == (0, 0)
-
-
-async def test_readings_of_any_time_are_taken_and_moved_to_their_day(tenant_url: SecretStr) -> None:
-    """A reading from far away lies in the default partition until maintenance makes its day, and is never refused."""
-    days = [-40, -40, -39, -10, -800]  # the last one is past retention
-    moments = [_today_us(tenant_url, day) + moment for day, moment in zip(days, [1, 2, -1, 0, 0], strict=True)]
-    readings = ReadingBlock.concatenate([block((0, time_us, 1.0, GOOD)) for time_us in moments])
-    async with _open(tenant_url) as writer:
-        await writer.write(batch(1, readings), BUFFER)
-    assert fetch(tenant_url, "SELECT count(*) FROM scada_readings_default") == [(5,)]
-    assert await maintain_partitions(tenant_url, connect_timeout_s=5) == (2, 0)
-    assert fetch(tenant_url, "SELECT count(*) FROM scada_readings_default") == [(0,)]
-    assert count_rows(tenant_url) == 4
-
-
-async def test_cursors_of_journals_that_are_gone(tenant_url: SecretStr) -> None:
-    """A journal that wrote nothing for a year is forgotten; the others are not."""
-    async with _open(tenant_url) as writer:
-        await writer.write(batch(1, EMPTY_BLOCK), BUFFER)
-        await writer.write(batch(1, EMPTY_BLOCK), WELL)
-    fetch(
-        tenant_url,
-        "UPDATE scada_ingest_cursor SET updated_at = now() - INTERVAL '367 days' WHERE journal_id = %s",
-        WELL,
-    )
-    await maintain_partitions(tenant_url, connect_timeout_s=5)
-    assert fetch(tenant_url, "SELECT journal_id FROM scada_ingest_cursor") == [(BUFFER,)]
-
-
-async def test_partitions_past_retention_are_dropped(tenant_url: SecretStr) -> None:
-    """Two years and a day later the day is gone, with its readings."""
-    fetch(tenant_url, "SELECT scada_make_partition((now() - interval '2 years 3 days')::date)")
-    fetch(tenant_url, "SELECT scada_make_partition((now() - interval '2 years' + interval '1 day')::date)")
-    assert await maintain_partitions(tenant_url, connect_timeout_s=5) == (0, 1)
-
-
-async def test_maintenance_leaves_other_tables_alone(postgres: PostgresServer) -> None:
-    """A database without our partitions has nothing to maintain."""
-    url = postgres.create_database()
-    fetch(url, "CREATE TABLE scada_readings (timestamp timestamptz)")
-    assert await maintain_partitions(url, connect_timeout_s=5) == (0, 0)
-
-
-async def test_maintenance_while_readings_are_written(tenant_url: SecretStr) -> None:
-    """No reading is lost or refused while its day's partition is made under the writer's hands."""
-    day_us = _today_us(tenant_url, -30)
-    async with _open(tenant_url) as writer, trio.open_nursery() as nursery:
-
-        async def write() -> None:
-            for sequence in range(1, 21):
-                await writer.write(batch(sequence, many(300, 3, day_us + sequence * 1_000_000)), BUFFER)
-
-        nursery.start_soon(write)
-        for _ in range(4):
-            await maintain_partitions(tenant_url, connect_timeout_s=5)
-    await maintain_partitions(tenant_url, connect_timeout_s=5)
-    assert count_rows(tenant_url) == 6000
-    assert fetch(tenant_url, "SELECT count(*) FROM scada_readings_default") == [(0,)]

@@ -12,6 +12,7 @@ from scada_trio.commands.tenants import open_tenant_database
 from scada_trio.config import Settings
 from scada_trio.errors import ConfigurationRefused
 from scada_trio.storage.review import QuarantineReview, open_review
+from scada_trio.storage.window import TimeWindow
 from scada_trio.times import iso
 
 _COLUMNS = ("id", "quarantined_at", "timestamp", "well_id", "tag_node_id", "value", "quality", "sqlstate", "reason")
@@ -54,6 +55,6 @@ async def drop_quarantine(settings: Settings, console: Console, *, tenant: str, 
 async def _open(settings: Settings, tenant: str) -> AsyncIterator[QuarantineReview]:
     async with (
         open_tenant_database(settings, tenant) as url,
-        open_review(url, **settings.db_timeouts) as review,
+        open_review(url, window=TimeWindow.of(settings.storage), **settings.db_timeouts) as review,
     ):
         yield review

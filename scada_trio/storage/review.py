@@ -14,13 +14,17 @@ from pydantic import SecretStr
 from scada_trio.storage.connect import Connection, open_connection, run_cancellable
 from scada_trio.storage.quarantine import QuarantinedReading, drop_quarantine, list_quarantine
 from scada_trio.storage.sifting import retry_quarantine
+from scada_trio.storage.window import TimeWindow
 
 
 @asynccontextmanager
 async def open_review(
-    url: SecretStr, *, connect_timeout_s: float, statement_timeout_s: float
+    url: SecretStr, *, connect_timeout_s: float, statement_timeout_s: float, window: TimeWindow | None = None
 ) -> AsyncIterator[QuarantineReview]:
-    """Closed at the end of the block. Raises `DatabaseError`, as do the calls."""
+    """Closed at the end of the block; ``window`` says which times may go through.
+
+    Raises `DatabaseError`, as do the calls.
+    """
     limiter = trio.CapacityLimiter(1)
     connection = await open_connection(
         url,
@@ -30,7 +34,7 @@ async def open_review(
         limiter=limiter,
     )
     try:
-        yield QuarantineReview(connection, limiter)
+        yield QuarantineReview(connection, limiter, window or TimeWindow())
     finally:
         connection.close()
 
@@ -38,8 +42,9 @@ async def open_review(
 class QuarantineReview:
     """One call at a time; ``ids`` None means every row."""
 
-    def __init__(self, connection: Connection, limiter: trio.CapacityLimiter) -> None:
+    def __init__(self, connection: Connection, limiter: trio.CapacityLimiter, window: TimeWindow) -> None:
         self._connection = connection
+        self._window = window
         self._limiter = limiter
 
     async def newest(self, limit: int) -> tuple[list[QuarantinedReading], int]:
@@ -50,7 +55,9 @@ class QuarantineReview:
         """Write readings again, those that go through leave: (tried, gone through). In transactions of 5,000."""
         tried, stored, last_id = 0, 0, 0
         while True:
-            part = await run_cancellable(self._connection, retry_quarantine, ids, last_id, limiter=self._limiter)
+            part = await run_cancellable(
+                self._connection, retry_quarantine, ids, last_id, self._window, limiter=self._limiter
+            )
             tried, stored = tried + part[0], stored + part[1]
             if part[2] is None:
                 return tried, stored

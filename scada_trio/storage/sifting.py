@@ -9,7 +9,6 @@ However many rows are at fault, a batch costs one savepoint a row and one a run 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,12 +20,10 @@ from psycopg import errors, sql
 from scada_trio.readings import EMPTY_BLOCK, ReadingBlock, TagTable
 from scada_trio.storage.connect import REFUSALS_OF_ROWS, Connection
 from scada_trio.storage.copy import COPY_COLUMNS, EncodedRows
+from scada_trio.storage.late import lift_limit, tells_repeated
 from scada_trio.storage.quarantine import Origin, Refused
+from scada_trio.storage.window import TimeWindow
 
-FIRST_TIME_US: Final = 946_684_800_000_000  # 2000-01-01 UTC; a clock that says less was never set
-AHEAD_US: Final = 7 * 86_400_000_000  # of now; a clock that is this far ahead is wrong
-
-_TIME: Final = ("22008", "timestamp out of range")
 _NOT_TEXT: Final = ("22021", "the node id is no text that PostgreSQL can store")
 _AT_ONCE: Final = 5_000  # rows of one statement, so that its time limit is not the batch's
 
@@ -36,16 +33,13 @@ _CREATE_STAGING: Final = """
         quality text NOT NULL, origin bigint, sqlstate text, reason text) ON COMMIT DROP"""
 _COPY_STAGING: Final = f"COPY scada_sift ({COPY_COLUMNS}) FROM STDIN (FORMAT BINARY)"
 
-# What becomes of a row that is there already; a table of another application may have no index that tells.
+# What becomes of a row that is there already.
 _REPLACING: Final = sql.SQL(
     """ON CONFLICT (well_id, tag_node_id, timestamp) DO UPDATE SET value = excluded.value, quality = excluded.quality
     WHERE (r.value, r.quality) IS DISTINCT FROM (excluded.value, excluded.quality)"""
 )
 _KEEPING: Final = sql.SQL("ON CONFLICT (well_id, tag_node_id, timestamp) DO NOTHING")
 _COLUMNS: Final = sql.SQL(COPY_COLUMNS)
-_EXPLAIN: Final = sql.SQL(
-    "EXPLAIN INSERT INTO scada_readings ({columns}) SELECT {columns} FROM scada_sift {conflict}"
-).format(columns=_COLUMNS, conflict=_KEEPING)
 
 _CREATE_MERGE: Final = sql.SQL("""
     CREATE OR REPLACE FUNCTION pg_temp.scada_merge(first_n integer, last_n integer,
@@ -55,6 +49,41 @@ _CREATE_MERGE: Final = sql.SQL("""
             WHERE n BETWEEN first_n AND last_n {conflict}
             RETURNING r.created_at = now() AS new)
         SELECT count(*) FILTER (WHERE new), count(*) FILTER (WHERE new IS NOT TRUE) FROM merged
+    $$""")
+# The same by looking, for a table of another application whose indexes do not tell. An UPDATE with a join would take
+# whole chunks out of compression; with literals TimescaleDB takes the one series and time.
+_CREATE_MERGE_LOOKING: Final = sql.SQL("""
+    CREATE OR REPLACE FUNCTION pg_temp.scada_merge(first_n integer, last_n integer,
+        OUT inserted bigint, OUT replaced bigint) LANGUAGE plpgsql AS $$
+    DECLARE
+        first_time timestamptz;
+        last_time timestamptz;
+        changed record;
+    BEGIN
+        replaced := 0;
+        SELECT min(timestamp), max(timestamp) INTO first_time, last_time FROM scada_sift
+        WHERE n BETWEEN first_n AND last_n;
+        FOR changed IN
+            SELECT DISTINCT ON (s.n) s.* FROM scada_sift s JOIN scada_readings r
+                ON (r.well_id, r.tag_node_id, r.timestamp) = (s.well_id, s.tag_node_id, s.timestamp)
+            WHERE s.n BETWEEN first_n AND last_n AND r.timestamp BETWEEN first_time AND last_time
+                AND {replacing}
+                AND (r.value, r.quality) IS DISTINCT FROM (s.value, s.quality)
+        LOOP
+            EXECUTE format('UPDATE scada_readings SET value = %L, quality = %L
+                WHERE well_id = %L AND tag_node_id = %L AND timestamp = %L',
+                changed.value, changed.quality, changed.well_id, changed.tag_node_id, changed.timestamp);
+            replaced := replaced + 1;
+        END LOOP;
+        INSERT INTO scada_readings ({columns})
+        SELECT DISTINCT ON (well_id, tag_node_id, timestamp) {columns} FROM scada_sift s
+        WHERE s.n BETWEEN first_n AND last_n AND NOT EXISTS (
+            SELECT FROM scada_readings r
+            WHERE (r.well_id, r.tag_node_id, r.timestamp) = (s.well_id, s.tag_node_id, s.timestamp)
+                AND r.timestamp BETWEEN first_time AND last_time)
+        ORDER BY well_id, tag_node_id, timestamp, n;
+        GET DIAGNOSTICS inserted = ROW_COUNT;
+    END
     $$""")
 # Runs of rows, each in a savepoint; a refused run again row by row. What is no row's fault, no disk say, ends it.
 _CREATE_SIFT: Final = """
@@ -137,28 +166,6 @@ class Sifted:
 # --- what is not sent at all
 
 
-def split_times(connection: Connection, readings: ReadingBlock) -> tuple[ReadingBlock, list[Refused]]:
-    """``readings`` without those from before `FIRST_TIME_US` or more than `AHEAD_US` ahead, and these.
-
-    Ahead by both clocks, ours and the database's, so that one wrong clock refuses nothing.
-    """
-    time_us = readings.time_us
-    now_us = time.time_ns() // 1000
-    if len(readings) == 0 or (time_us.min() >= FIRST_TIME_US and time_us.max() <= now_us + AHEAD_US):
-        return readings, []
-    if time_us.max() > now_us + AHEAD_US:
-        now_us = max(now_us, _database_now_us(connection))
-    outside = (time_us < FIRST_TIME_US) | (time_us > now_us + AHEAD_US)
-    if not outside.any():
-        return readings, []
-    return readings.select(~outside), [Refused(readings.select(outside), *_TIME)]
-
-
-def _database_now_us(connection: Connection) -> int:
-    row = connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").fetchone()
-    return int(row[0]) if row else 0
-
-
 def split_texts(connection: Connection, readings: ReadingBlock, tags: TagTable) -> tuple[ReadingBlock, list[Refused]]:
     """``readings`` without those whose node id this database cannot store, and these; within a transaction."""
     refused: list[Refused] = []
@@ -207,17 +214,20 @@ def sift(connection: Connection, rows: EncodedRows, tags: TagTable, origin: Orig
     return Sifted(inserted, replaced, np.array(tag, np.int32), f"{first[1]} (SQLSTATE {first[0]})")
 
 
-def retry_quarantine(connection: Connection, ids: Sequence[int] | None, after: int = 0) -> tuple[int, int, int | None]:
+def retry_quarantine(
+    connection: Connection, ids: Sequence[int] | None, after: int = 0, window: TimeWindow | None = None
+) -> tuple[int, int, int | None]:
     """Write quarantined rows again, up to 5,000 with an id above ``after``, those of ``ids`` (None: all).
 
     (tried, stored, last id tried): those that went through have left the quarantine in the same transaction; the
     last id is None when there were none left. A reading that is stored meanwhile for the same series and time stays.
     """
+    lift_limit(connection)
     with connection.transaction():
         connection.execute(_CREATE_STAGING)
-        last_us = max(time.time_ns() // 1000, _database_now_us(connection)) + AHEAD_US
+        first_us, last_us = (window or TimeWindow()).bounds(connection)
         values = {"after": after, "ids": None if ids is None else list(ids), "limit": _AT_ONCE}
-        connection.execute(_STAGE_QUARANTINED, {**values, "first": FIRST_TIME_US, "last": last_us})
+        connection.execute(_STAGE_QUARANTINED, {**values, "first": first_us, "last": last_us})
         staged = connection.execute(_LAST_STAGED).fetchone()
         tried, last_id = staged or (0, None)
         _sift_staged(connection, tried, _KEEPING)
@@ -231,8 +241,11 @@ def _sift_staged(connection: Connection, rows: int, conflict: sql.SQL) -> tuple[
     """Insert the staged rows, marking those that are refused: (inserted, replaced)."""
     # an error that a deferred constraint would keep for the commit belongs to its row
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-    parts = {"columns": _COLUMNS, "conflict": conflict if _can_merge(connection) else sql.SQL("")}
-    connection.execute(_CREATE_MERGE.format(**parts))
+    if tells_repeated(connection):
+        connection.execute(_CREATE_MERGE.format(columns=_COLUMNS, conflict=conflict))
+    else:
+        replacing = sql.Literal(conflict is _REPLACING)
+        connection.execute(_CREATE_MERGE_LOOKING.format(columns=_COLUMNS, replacing=replacing))
     connection.execute(_CREATE_SIFT)
     inserted = replaced = 0
     for first in range(1, rows + 1, _AT_ONCE):
@@ -241,13 +254,3 @@ def _sift_staged(connection: Connection, rows: int, conflict: sql.SQL) -> tuple[
         inserted += row[0]
         replaced += row[1]
     return inserted, replaced
-
-
-def _can_merge(connection: Connection) -> bool:
-    """Whether the table has a unique index on series and time."""
-    try:
-        with connection.transaction():
-            connection.execute(_EXPLAIN)
-    except errors.InvalidColumnReference:
-        return False
-    return True

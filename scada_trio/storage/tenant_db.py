@@ -6,6 +6,8 @@ no retry: the tenant's writer stage opens a `TenantWriter`, gives it batches one
     BEGIN ─► move the cursor to the batch's sequence ─► COPY ─► COMMIT
                 │ it stands there already: nothing to do     │ UniqueViolation: again, through a staging table
                                                              │ other rows refused: again, row by row (`sifting`)
+
+Where no unique index tells a repeated reading, those that may be stored already are looked up (`late`, `sifting`).
 """
 
 from __future__ import annotations
@@ -19,17 +21,20 @@ from uuid import UUID
 import numpy as np
 import psycopg
 import trio
+from numpy.typing import NDArray
 from psycopg import errors
 from pydantic import SecretStr
 
 from scada_trio.errors import BatchRejected, DatabaseMisconfigured
 from scada_trio.losses import Loss
-from scada_trio.readings import Batch, ReadingBlock, TagTable, WriteResult
+from scada_trio.readings import EMPTY_BLOCK, Batch, ReadingBlock, TagTable, WriteResult
 from scada_trio.storage.connect import Connection, open_connection, run_cancellable, translate
 from scada_trio.storage.copy import COPY_COLUMNS, EncodedRows, RowTemplates, encode_rows
+from scada_trio.storage.late import Table, inspect_table
 from scada_trio.storage.losses import store_losses
 from scada_trio.storage.quarantine import Origin, Refused, keep
-from scada_trio.storage.sifting import sift, split_texts, split_times
+from scada_trio.storage.sifting import sift, split_texts
+from scada_trio.storage.window import TimeWindow
 
 _TABLES: Final = ("scada_readings", "scada_ingest_cursor", "scada_quarantine", "scada_loss")
 
@@ -48,11 +53,10 @@ _AMEND_CURSOR: Final = """
     WHERE journal_id = %(journal)s"""
 _READ_CURSOR: Final = """
     SELECT last_seq, inserted, duplicates, replaced, quarantined FROM scada_ingest_cursor WHERE journal_id = %s"""
-# Of journals that are gone for good, so that the table stays small; one that comes back is merged, not written twice.
-_FORGET_CURSORS: Final = "DELETE FROM scada_ingest_cursor WHERE updated_at < now() - INTERVAL '1 year'"
 
 _COPY: Final = f"COPY scada_readings ({COPY_COLUMNS}) FROM STDIN (FORMAT BINARY)"
 _COPY_STAGING: Final = f"COPY scada_staging ({COPY_COLUMNS}) FROM STDIN (FORMAT BINARY)"
+_NO_ROWS: Final = encode_rows(EMPTY_BLOCK, RowTemplates(TagTable()))
 _CREATE_STAGING: Final = """
     CREATE TEMPORARY TABLE IF NOT EXISTS scada_staging (timestamp timestamptz NOT NULL, value float8 NOT NULL,
         well_id uuid NOT NULL, tag_node_id text NOT NULL, quality text NOT NULL) ON COMMIT DELETE ROWS"""
@@ -74,11 +78,13 @@ async def open_tenant_writer(
     connect_timeout_s: float,
     statement_timeout_s: float,
     limiter: trio.CapacityLimiter | None = None,
+    window: TimeWindow | None = None,
 ) -> AsyncIterator[TenantWriter]:
     """A writer on a connection of its own, closed at the end of the block.
 
-    ``tags`` is what the batches' tag numbers mean. Raises `DatabaseUnavailable`, `DatabaseMisconfigured` (login,
-    no such database, not migrated). After `DatabaseUnavailable` from a write, open a new one.
+    ``tags`` is what the batches' tag numbers mean, ``window`` which times are taken. Raises `DatabaseUnavailable`,
+    `DatabaseMisconfigured` (login, no such database, not migrated). After `DatabaseUnavailable` from a write, open a
+    new one.
     """
     threads = limiter or trio.CapacityLimiter(1)
     connection = await open_connection(
@@ -90,7 +96,8 @@ async def open_tenant_writer(
     )
     try:
         await run_cancellable(connection, _check_schema, limiter=threads)
-        yield TenantWriter(connection, tags, threads)
+        table = await run_cancellable(connection, inspect_table, limiter=threads)
+        yield TenantWriter(connection, tags, threads, window or TimeWindow(), table)
     finally:
         connection.close()
 
@@ -98,8 +105,17 @@ async def open_tenant_writer(
 class TenantWriter:
     """One tenant's open database; one call at a time."""
 
-    def __init__(self, connection: Connection, tags: TagTable, limiter: trio.CapacityLimiter) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        tags: TagTable,
+        limiter: trio.CapacityLimiter,
+        window: TimeWindow,
+        table: Table,
+    ) -> None:
         self._connection = connection
+        self._window = window
+        self._table = table
         self._tags = tags
         self._templates = RowTemplates(tags)
         self._limiter = limiter
@@ -121,36 +137,13 @@ class TenantWriter:
         Raises `DatabaseUnavailable` (the commit may be in doubt: write the same batch again), `DatabaseMisconfigured`.
         A cancelled call has rolled back.
         """
-        work = _Work(batch, Origin(journal_id, batch.sequence), self._tags, self._templates)
+        origin = Origin(journal_id, batch.sequence)
+        work = _Work(batch, origin, self._tags, self._templates, self._window, self._table)
         return await run_cancellable(self._connection, _write, work, limiter=self._limiter)
 
     async def write_losses(self, losses: Sequence[tuple[int, Loss]], journal_id: UUID) -> None:
         """Store losses, each once for its number in the journal; raises as `write` does."""
         await run_cancellable(self._connection, store_losses, losses, journal_id, limiter=self._limiter)
-
-
-async def maintain_partitions(
-    url: SecretStr, *, connect_timeout_s: float, statement_timeout_s: float = 60.0
-) -> tuple[int, int]:
-    """Make the partitions of yesterday to three days ahead and drop those past retention: (made, dropped).
-
-    For every hour. Forgets the cursors of journals that wrote nothing for a year, too. (0, 0) where TimescaleDB or
-    somebody else's ordinary table keeps the readings. Readings of a day without a partition are in the default
-    partition meanwhile and are moved when theirs is made. Waits 5 s at most for a lock that a query holds.
-    Raises `DatabaseError`.
-    """
-    limiter = trio.CapacityLimiter(1)
-    connection = await open_connection(
-        url,
-        application_name="scada-trio maintenance",
-        connect_timeout_s=connect_timeout_s,
-        statement_timeout_s=statement_timeout_s,
-        limiter=limiter,
-    )
-    try:
-        return await run_cancellable(connection, _maintain, limiter=limiter)
-    finally:
-        connection.close()
 
 
 # --- in the worker thread
@@ -173,6 +166,8 @@ class _Work:
     origin: Origin
     tags: TagTable
     templates: RowTemplates
+    window: TimeWindow
+    table: Table
 
 
 def _check_schema(connection: Connection) -> None:
@@ -192,7 +187,22 @@ def _read_cursor(connection: Connection, journal_id: UUID) -> _Cursor | None:
 
 
 def _write(connection: Connection, work: _Work) -> WriteResult:
-    readings, refused = split_times(connection, work.batch.readings)
+    readings, refused = work.window.split(connection, work.batch.readings)
+    if work.table.days is not None:
+        work.table.days.make(connection, readings)
+    if work.table.horizon is None:
+        return _write_telling(connection, work, readings, refused)
+    looked_up = work.table.horizon.may_be_stored(readings)
+    if looked_up.any():
+        result = _write_sifting(connection, work, readings, refused, looked_up)
+    else:
+        result = _write_telling(connection, work, readings, refused)
+    work.table.horizon.advance(readings)
+    return result
+
+
+def _write_telling(connection: Connection, work: _Work, readings: ReadingBlock, refused: list[Refused]) -> WriteResult:
+    """By COPY; where the database tells of rows that it has or does not take, by a slower way."""
     rows = encode_rows(readings, work.templates)
     result = _with_refused(WriteResult(rows.rows, rows.duplicates, rows.replaced), refused)
     try:
@@ -237,19 +247,41 @@ def _write_merging(connection: Connection, work: _Work, rows: EncodedRows, refus
     return result
 
 
-def _write_sifting(connection: Connection, work: _Work, readings: ReadingBlock, refused: list[Refused]) -> WriteResult:
-    """The same where some rows are refused."""
+def _write_sifting(
+    connection: Connection,
+    work: _Work,
+    readings: ReadingBlock,
+    refused: list[Refused],
+    which: NDArray[np.bool_] | None = None,
+) -> WriteResult:
+    """The same where some rows are refused or have to be looked up: those ``which``, the others by COPY."""
+    if which is not None and not which.all():
+        fresh = encode_rows(readings.select(~which), work.templates)
+        try:
+            return _sift_beside(connection, work, readings.select(which), refused, fresh)
+        except psycopg.Error as error:
+            if not _is_rows_fault(error):
+                raise
+    return _sift_beside(connection, work, readings, refused, _NO_ROWS)
+
+
+def _sift_beside(
+    connection: Connection, work: _Work, readings: ReadingBlock, refused: list[Refused], fresh: EncodedRows
+) -> WriteResult:
     with connection.transaction():
-        _move_cursor(connection, work.origin, WriteResult(inserted=0))
+        if not _move_cursor(connection, work.origin, WriteResult(inserted=0)):
+            return _earlier_result(connection, work)
+        _copy(connection, _COPY, fresh)
         readings, no_text = split_texts(connection, readings, work.tags)
         refused = refused + no_text
         rows = encode_rows(readings, work.templates)
         keep(connection, refused, work.tags, work.origin)
         sifted = sift(connection, rows, work.tags, work.origin)
+        stored_already = rows.rows - sifted.inserted - sifted.replaced - len(sifted.tag)
         counted = WriteResult(
-            inserted=sifted.inserted,
-            duplicates=rows.duplicates + rows.rows - sifted.inserted - sifted.replaced - len(sifted.tag),
-            replaced=rows.replaced + sifted.replaced,
+            inserted=fresh.rows + sifted.inserted,
+            duplicates=fresh.duplicates + rows.duplicates + stored_already,
+            replaced=fresh.replaced + rows.replaced + sifted.replaced,
             quarantined=len(sifted.tag),
             quarantined_tag=sifted.tag,
             reason=sifted.reason,
@@ -298,15 +330,3 @@ def _copy(connection: Connection, statement: LiteralString, rows: EncodedRows) -
         return
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         copy.write(rows.data)
-
-
-def _maintain(connection: Connection) -> tuple[int, int]:
-    if _exists(connection, "scada_ingest_cursor"):
-        connection.execute(_FORGET_CURSORS)
-    found = connection.execute("SELECT to_regprocedure('scada_maintain_partitions(integer, interval)')").fetchone()
-    if found is None or found[0] is None:
-        return 0, 0
-    with connection.transaction():
-        connection.execute("SET LOCAL lock_timeout = '5s'")
-        row = connection.execute("SELECT made, dropped FROM scada_maintain_partitions()").fetchone()
-    return (0, 0) if row is None else (int(row[0]), int(row[1]))

@@ -1,5 +1,5 @@
--- Readings in daily partitions, kept by scada_maintain_partitions(), and a default partition so that no reading is
--- refused for its time. A table that exists is somebody else's and left as it is, partitioned or not.
+-- Readings in daily partitions, kept by the service, and a default partition so that no reading is refused for its
+-- time. A table that exists is somebody else's and left as it is, partitioned or not.
 
 DO $$
 BEGIN
@@ -13,8 +13,9 @@ BEGIN
             created_at timestamptz NOT NULL DEFAULT now()
         ) PARTITION BY RANGE (timestamp);
         CREATE TABLE scada_readings_default PARTITION OF scada_readings DEFAULT;
+        CREATE INDEX scada_readings_default_time ON scada_readings_default (timestamp);
         CREATE UNIQUE INDEX scada_readings_series ON scada_readings (well_id, tag_node_id, timestamp DESC);
-        COMMENT ON TABLE scada_readings IS 'daily partitions kept by scada_maintain_partitions()';
+        COMMENT ON TABLE scada_readings IS 'daily partitions kept by scada-trio';
     END IF;
 END
 $$;
