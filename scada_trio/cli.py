@@ -121,7 +121,9 @@ def common(
 def serve() -> None:
     """Run the service until SIGTERM or Ctrl-C, then flush everything and exit."""
     from scada_trio.commands.serve import serve as command
+    from scada_trio.open_files import raise_open_files_limit
 
+    raise_open_files_limit()
     _run(command, quiet=False)
 
 

@@ -1,6 +1,7 @@
 """The whole: top nursery, start order, supervision of tenants, shutdown. Implements the API's `Backend`.
 
     nursery of the service
+      ├─ event loop lag         measured
       ├─ HTTP server            first up, last down
       ├─ gRPC server            drains when asked to stop
       ├─ listener on NOTIFY ──┐
@@ -31,6 +32,7 @@ from scada_trio.config import Settings
 from scada_trio.desired import ConnectionSpec, TenantSpec
 from scada_trio.errors import DatabaseError, ScadaError, UnknownConnection, UnknownTenant
 from scada_trio.journal.file import prepare_directory
+from scada_trio.loop_lag import measure_loop_lag
 from scada_trio.metrics import Metrics
 from scada_trio.readings import ReadingRows
 from scada_trio.registry import Registry
@@ -89,6 +91,7 @@ class Service:
         settings = self._settings
         await trio.to_thread.run_sync(prepare_directory, settings.journal.directory)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(measure_loop_lag, self._metrics.observe_loop_lag, name="event loop lag")
             app = create_app(self._metrics, self.readiness)
             http = await nursery.start(
                 partial(serve_http, app, host=settings.metrics_host, port=settings.metrics_port), name="HTTP server"

@@ -146,6 +146,7 @@ class Writer:
         self._batch = None
         self._metrics.write_duration.observe(elapsed)
         self._metrics.batch_size.observe(len(batch))
+        self._metrics.batch_latency.observe(max(0.0, time.time() - int(batch.readings.time_us.min()) / 1e6))
         self._metrics.committed(batch.readings.tag, result.quarantined_tag)
         self._succeeded()
         if result.quarantined:

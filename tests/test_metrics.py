@@ -39,6 +39,7 @@ def used(metrics: Metrics, tenant_id: UUID, tags: TagTable | None = None) -> Ten
     tenant.active_connections.set(2)
     tenant.write_duration.observe(0.2)
     tenant.batch_size.observe(1500)
+    tenant.batch_latency.observe(4.5)
     tenant.buffer_full.inc()
     tenant.connection_error(LINK, "unreachable")
     tenant.unstorable("string", 2)
@@ -175,3 +176,16 @@ def test_a_tenant_that_is_gone_leaves_no_series(metrics: Metrics) -> None:
 def test_two_services_in_one_process_stay_apart(metrics: Metrics) -> None:
     used(metrics, TENANT)
     assert str(TENANT) not in Metrics().render().decode()
+
+
+def test_single_families_can_be_asked_for(metrics: Metrics) -> None:
+    """A scrape of a few figures does not pay for a series of every tag."""
+    used(metrics, TENANT)
+    metrics.observe_loop_lag(0.003)
+    wanted = {"scada_readings_written_total", "scada_event_loop_lag_seconds_sum", "scada_batch_latency_seconds_count"}
+    families = text_string_to_metric_families(metrics.render(wanted).decode())
+    assert {sample.name: sample.value for family in families for sample in family.samples} == {
+        "scada_readings_written_total": 2.0,
+        "scada_event_loop_lag_seconds_sum": 0.003,
+        "scada_batch_latency_seconds_count": 1.0,
+    }

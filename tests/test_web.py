@@ -80,6 +80,13 @@ async def test_the_pages_answer(client: httpx.AsyncClient) -> None:
     assert "# TYPE scada_active_connections gauge" in metrics.text
 
 
+async def test_metrics_can_be_asked_for_by_name(client: httpx.AsyncClient, service: Service) -> None:
+    service.fill()
+    wanted = {"name[]": ["scada_readings_written_total", "scada_buffer_size"]}
+    lines = (await client.get("/metrics", params=wanted)).text.splitlines()
+    assert {line.partition("{")[0] for line in lines if not line.startswith("#")} == set(wanted["name[]"])
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 async def test_head_is_get_without_the_body(client: httpx.AsyncClient, path: str) -> None:
     head, get = await client.head(path), await client.get(path)

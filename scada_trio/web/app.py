@@ -1,6 +1,7 @@
 """What is served over HTTP: metrics for Prometheus, and two answers for whoever supervises the process.
 
-``/metrics`` all series, ``/healthz`` whether the process answers, ``/readyz`` whether traffic should come here.
+``/metrics`` all series, or those whose ``name[]`` is given, ``/healthz`` whether the process answers, ``/readyz`` whether
+traffic should come here.
 Knows neither tenants nor sockets: the service gives it what it shows.
 """
 
@@ -31,9 +32,10 @@ def create_app(metrics: Metrics, readiness: Readiness) -> Starlette:
     """
     scrapes = trio.CapacityLimiter(1)  # one at a time: a second would only make both slower
 
-    async def show_metrics(_request: Request) -> Response:
+    async def show_metrics(request: Request) -> Response:
+        names = request.query_params.getlist("name[]")
         # rendering takes about 10 µs a series: in a worker thread, so that nothing else waits for it
-        text = await trio.to_thread.run_sync(metrics.render, abandon_on_cancel=True, limiter=scrapes)
+        text = await trio.to_thread.run_sync(metrics.render, names, abandon_on_cancel=True, limiter=scrapes)
         return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def show_alive(_request: Request) -> Response:
