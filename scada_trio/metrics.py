@@ -140,6 +140,18 @@ class Metrics:
             [*tenant, "reason"],
             registry=registry,
         )
+        self.maintenance_runs = Counter(
+            "scada_storage_maintenance",
+            "Runs of a tenant's storage maintenance by outcome (done, busy: another process does it, failed)",
+            [*tenant, "outcome"],
+            registry=registry,
+        )
+        self.partitions = Counter(
+            "scada_storage_partitions",
+            "Daily partitions that the maintenance made or dropped",
+            [*tenant, "change"],
+            registry=registry,
+        )
         self.tenant_restarts = Counter(
             "scada_tenant_restarts", "Tenants that failed and were started again", tenant, registry=registry
         )
@@ -329,3 +341,9 @@ class TenantMetrics:
     def restarted(self) -> None:
         """Count a restart of the tenant."""
         self.tenant_restarts.inc()
+    def maintained(self, outcome: str, *, made: int = 0, dropped: int = 0) -> None:
+        """Count a run of the storage maintenance and the partitions it made and dropped."""
+        self._metrics.maintenance_runs.labels(self._label, outcome).inc()
+        self._metrics.partitions.labels(self._label, "made").inc(made)
+        self._metrics.partitions.labels(self._label, "dropped").inc(dropped)
+

@@ -27,7 +27,7 @@ from scada_trio.instance import Instance, open_instance
 from scada_trio.logs import configure_logging
 from scada_trio.readings import Tag
 from scada_trio.service import Addresses, Service
-from scada_trio.simulator.process import SimulatedWell, open_field
+from scada_trio.simulator.process import FieldOptions, SimulatedWell, open_field
 from scada_trio.storage.master import MasterDatabase
 from scada_trio.storage.migrate import migrate_master, migrate_tenant
 from scada_trio.view import run_view
@@ -90,12 +90,13 @@ async def _run(settings: Settings, wells: int, interval_ms: int, recent: Sequenc
         master = await stack.enter_async_context(open_checked_master(settings, instance))
         first: tuple[DemoTenant, SimulatedWell] | None = None
         for tenant in TENANTS:
-            await _ensure_tenant(master, instance, tenant)
-            field = await stack.enter_async_context(open_field(wells, seed=tenant.seed, interval_ms=interval_ms))
-            for well in field:
+            await _ensure_tenant(master, instance, tenant, settings.storage)
+            options = FieldOptions(wells, seed=tenant.seed, interval_ms=interval_ms)
+            field = await stack.enter_async_context(open_field(options))
+            for well in field.wells:
                 await master.store_connection(_connection(tenant, well), None)
-            log.info("simulated wells started", tenant=tenant.name, wells=len(field))
-            first = first or (tenant, field[0])
+            log.info("simulated wells started", tenant=tenant.name, wells=len(field.wells))
+            first = first or (tenant, field.wells[0])
         assert first is not None
         progress.stop()
         await run_until_signal(settings, instance, master, partial(_show, settings, *first, recent))
