@@ -32,7 +32,7 @@ def main(
     keep: Annotated[bool, typer.Option(help="Leave the directory with logs and databases.")] = False,
 ) -> None:
     """Break everything in turn, and account for every value."""
-    console = Console(width=140)
+    console = Console(width=160)
     console.print(f"seed {seed}")
     directory = Path(tempfile.mkdtemp(prefix="scada-trio-chaos-"))
     directory.chmod(0o755)

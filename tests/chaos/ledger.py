@@ -9,7 +9,9 @@
                 other makers tells its first value again. The unique index that a tenant's table has refuses both
     in ledger   owed values that are not there, within a range of ``scada_loss`` of their connection
     unexplained owed values that are not there otherwise; and rows that no device made
-    broken      acknowledged to a counting device, and not there: never, but where a journal was damaged
+    given up    those in the ledger that were acknowledged to a counting device, within a loss of the journal itself:
+                its file was damaged, or it was full and set to drop the oldest
+    broken      acknowledged to a counting device, not there, and not given up: in the ledger or not, never
 
 Knows the log of control.py and the tables; nothing of processes and faults.
 """
@@ -30,6 +32,8 @@ from pydantic import SecretStr
 
 SLACK_US: Final = 1_000_000
 """How far a lost value may be outside of the range that the ledger gives: its times are the client's."""
+OF_THE_JOURNAL: Final = frozenset({"journal_corrupt", "journal_full"})
+"""Reasons for which accepted readings may be gone."""
 _POSTGRES_EPOCH_US: Final = 946_684_800_000_000
 _ROW: Final = np.dtype([("fields", ">i2"), ("n1", ">i4"), ("time", ">i8"), ("n2", ">i4"), ("value", ">f8")])
 _HEADER_BYTES: Final = 19
@@ -45,6 +49,7 @@ class Account:
     duplicated: int = 0
     repeated: int = 0
     in_ledger: int = 0
+    given_up: int = 0
     unexplained: int = 0
     broken: int = 0
 
@@ -62,6 +67,7 @@ class LossRow:
     connection_id: UUID | None
     from_us: int
     to_us: int
+    count: int | None = None
 
 
 @dataclass
@@ -153,7 +159,8 @@ def read_losses(url: SecretStr) -> list[LossRow]:
             return []
         rows = connection.execute(
             "SELECT reason, connection_id, (extract(epoch FROM from_time) * 1000000)::bigint,"
-            " (extract(epoch FROM to_time) * 1000000)::bigint FROM scada_loss"
+            " (extract(epoch FROM to_time) * 1000000)::bigint,"
+            " reading_count FROM scada_loss"
         ).fetchall()
     return [LossRow(*row) for row in rows]
 
@@ -221,19 +228,21 @@ class Series:
         owed = self._owed(node, counts)
         there = counts > 0
         missing = owed & ~there
-        lost = missing & self._in_ledger()
+        lost = missing & self._covered(self.losses)
         extra = np.maximum(counts - 1, 0)
         repeated = np.minimum(extra, self._may_repeat(node, extra))
         extra = extra - repeated
         acknowledged = log.acknowledged.get(node, np.zeros(log.ticks, np.bool_))
+        given_up = acknowledged & missing & self._covered([x for x in self.losses if x.reason in OF_THE_JOURNAL])
         columns = {
             "sent": owed,
             "written": owed & there,
             "duplicated": extra,
             "repeated": repeated,
             "in_ledger": lost,
+            "given_up": given_up,
             "unexplained": missing & ~lost,
-            "broken": acknowledged & missing,
+            "broken": acknowledged & missing & ~given_up,
         }
         rounds_of = rounds.index_of(log.wall_us)
         for name, column in columns.items():
@@ -257,9 +266,10 @@ class Series:
             return self.log.again.get(node, np.zeros(self.log.ticks, np.bool_)).astype(np.int64)
         return np.full(self.log.ticks, int(np.count_nonzero(extra) <= self.subscriptions), np.int64)
 
-    def _in_ledger(self) -> NDArray[np.bool_]:
+    def _covered(self, losses: Sequence[LossRow]) -> NDArray[np.bool_]:
+        """The ticks within a range of ``losses``."""
         covered = np.zeros(self.log.ticks, np.bool_)
-        for loss in self.losses:
+        for loss in losses:
             for times in (self.log.source_us, self.log.wall_us):
                 covered |= (times >= loss.from_us - SLACK_US) & (times <= loss.to_us + SLACK_US)
         return covered

@@ -14,6 +14,8 @@ SHORT: Final = (
     "kill -9 service",
     "kill -9 service between COPY and commit",
     "kill -9 service between commit and journal",
+    "kill -9 service in COPY",
+    "kill -9 service with JOURNAL_SYNC=full",
     "connection lost after commit",
     "kill -9 PostgreSQL",
     "kill -9 service and PostgreSQL",
@@ -24,17 +26,24 @@ SHORT: Final = (
     "SIGSTOP service",
     "full disk under journal",
     "full disk under PostgreSQL",
-    "corrupted journal",
+    "full journal, hold",
+    "full journal, drop_oldest",
+    "damaged journal, anywhere",
+    "damaged journal, blocks",
+    "damaged journal, WAL",
+    "damaged journal, subscriptions",
+    "tiny queue of device overflows",
     "10 reconfigurations",
     "cut to device + kill -9 service",
-    "kill -9 service",
+    "kill -9 service + tiny queue of device overflows",
+    "damaged journal, blocks + kill -9 device",
     "kill -9 service",
     "kill -9 service",
     "connection lost before commit",
     "clock of device jumps",
     "SIGSTOP device",
 )
-_MIXABLE: Final = tuple(name for name in FAULTS if name not in ("none", "corrupted journal"))
+_MIXABLE: Final = tuple(name for name in FAULTS if name != "none")
 
 
 def short(rng: random.Random) -> Iterator[str]:

@@ -41,8 +41,8 @@ class Child:
         self.starts = 0
         self.ready = trio.Event()
         self.lines: list[Any] = []
+        self.environment = dict(environment or {})  # beside the harness's own; the next start has it
         self._command = list(command)
-        self._environment = None if environment is None else {**os.environ, **environment}
         self._is_ready = ready
         self._output = output
         self._wanted = trio.Event()
@@ -70,7 +70,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env=self._environment,
+            env={**os.environ, **self.environment},
         )
         self._process, self._gone = process, trio.Event()
         self.starts += 1

@@ -1,7 +1,8 @@
 """A TCP proxy that does to its connections what networks do: cut, freeze, delay, truncate, refuse.
 
-Knows nothing of the protocols but one word: it can catch the COMMIT of a PostgreSQL client, before or after the server
-has it. `Proxy.serve` is started by who owns it, and serves until cancelled.
+Knows nothing of the protocols but two words: it can freeze the link of a PostgreSQL client in a COPY of readings,
+before the COMMIT behind it, or between that and its answer. `Proxy.serve` is started by who owns it, and serves until
+cancelled.
 
     client ──► link ──► target        each link has two pumps; what they do is decided by the proxy's fields
 """
@@ -19,7 +20,8 @@ import trio
 
 _CHUNK_BYTES: Final = 65536
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER of no time: closing sends a reset
-_COMMIT: Final = b"COMMIT\0"
+_COPY: Final = b"COPY scada_readings"
+_COMMIT: Final = b"COMMIT\0"  # the statement's end, and the end of its CommandComplete
 
 
 class Way(enum.Enum):
@@ -30,10 +32,15 @@ class Way(enum.Enum):
 
 
 class Catch(enum.Enum):
-    """What becomes of a COMMIT that is caught."""
+    """At which byte of a batch's way to PostgreSQL a link is frozen."""
 
-    NEVER_ARRIVES = "never arrives"
-    NEVER_ANSWERED = "is carried out, and its answer never arrives"
+    IN_COPY = "the COPY has begun, and its end never arrives"
+    NEVER_ARRIVES = "the COPY is over, and the COMMIT never arrives"
+    NEVER_ANSWERED = "the COMMIT is carried out, and its answer never arrives"
+
+
+_COPY_BEGINS: Final = frozenset({Catch.IN_COPY})
+_COMMITS: Final = frozenset({Catch.NEVER_ARRIVES, Catch.NEVER_ANSWERED})
 
 
 class Proxy:
@@ -43,13 +50,13 @@ class Proxy:
         self.port = 0
         self.delay_s = 0.0
         self.refusing = False
-        self.caught = trio.Event()
         self._target = target
         self._flowing = trio.Event()
         self._flowing.set()
         self._links: set[_Link] = set()
         self._budget: dict[Way, int] = {}
         self._catch: Catch | None = None
+        self._caught = trio.Event()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until cancelled; ``port`` is known once it is started."""
@@ -75,13 +82,13 @@ class Proxy:
         """Reset the link that carries the ``after_bytes``-th byte from now, once that byte is through."""
         self._budget[way] = after_bytes
 
-    def catch_commit(self, catch: Catch) -> None:
-        """Freeze the link of the next COMMIT, and set ``caught``."""
-        self.caught = trio.Event()
-        self._catch = catch
+    def catch(self, catch: Catch) -> trio.Event:
+        """Freeze the link of the next batch where ``catch`` says; the event is set once it is there."""
+        self._caught, self._catch = trio.Event(), catch
+        return self._caught
 
     def heal(self) -> None:
-        """Be an ordinary proxy again. Links that caught a COMMIT stay frozen until they are cut."""
+        """Be an ordinary proxy again. Links that were caught stay frozen until they are cut."""
         self.delay_s, self.refusing, self._catch = 0.0, False, None
         self._budget.clear()
         self.thaw()
@@ -114,20 +121,25 @@ class Proxy:
                 await self._flowing.wait()
                 if self.delay_s:
                     await trio.sleep(random.uniform(0, self.delay_s))
-                if way is Way.TO_TARGET and self._catch is not None and _COMMIT in data:
-                    await self._hold_commit(link, data)
+                if way is Way.TO_TARGET and self._catch in link.passes(data):
+                    await self._hold(link, data)
+                if way is Way.TO_CLIENT and link.caught is not None and _COMMIT in data:
+                    link.caught.set()
                 await link.flowing.wait()
                 await self._forward(link, way, data, sink)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         link.reset()
 
-    async def _hold_commit(self, link: _Link, data: bytes) -> None:
+    async def _hold(self, link: _Link, data: bytes) -> None:
         catch, self._catch = self._catch, None
         link.flowing = trio.Event()
         if catch is Catch.NEVER_ANSWERED:
+            link.caught = self._caught
+        if catch is not Catch.NEVER_ARRIVES:
             await link.target.send_all(data)
-        self.caught.set()
+        if catch is not Catch.NEVER_ANSWERED:
+            self._caught.set()
         await trio.sleep_forever()
 
     async def _forward(self, link: _Link, way: Way, data: bytes, sink: trio.SocketStream) -> None:
@@ -151,6 +163,20 @@ class _Link:
         self.scope = trio.CancelScope()
         self.flowing = trio.Event()
         self.flowing.set()
+        self.caught: trio.Event | None = None  # to be set when the COMMIT is answered
+        self._copying = False
+        self._tail = b""
+
+    def passes(self, data: bytes) -> frozenset[Catch]:
+        """Where on a batch's way ``data`` from the client is."""
+        seen, self._tail = self._tail + data, data[-len(_COPY) :]
+        if _COPY in seen and not self._copying:
+            self._copying, self._tail = True, b""
+            return _COPY_BEGINS
+        if _COMMIT in seen and self._copying:
+            self._copying, self._tail = False, b""
+            return _COMMITS
+        return frozenset()
 
     def reset(self) -> None:
         """End the link with a reset on both sides, whatever is on its way."""

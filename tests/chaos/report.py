@@ -7,7 +7,18 @@ from rich.table import Table
 from tests.chaos.ledger import Account
 from tests.chaos.run import Outcome
 
-_COLUMNS = ("fault", "times", "values sent", "written", "duplicated", "repeated", "in ledger", "unexplained", "broken")
+_COLUMNS = (
+    "fault",
+    "times",
+    "values sent",
+    "written",
+    "duplicated",
+    "repeated",
+    "in ledger",
+    "given up",
+    "unexplained",
+    "broken",
+)
 
 
 def table(outcome: Outcome) -> Table:
@@ -47,6 +58,7 @@ def _row(name: str, account: Account) -> list[str]:
         account.duplicated,
         account.repeated,
         account.in_ledger,
+        account.given_up,
         account.unexplained,
         account.broken,
     )

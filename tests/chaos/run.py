@@ -17,8 +17,19 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
+from tests.chaos.acts import NotInjected
 from tests.chaos.faults import FAULTS, Fault, mixed
-from tests.chaos.ledger import Account, LossRow, Rounds, Series, ranges_of, read_log, read_losses, read_rows
+from tests.chaos.ledger import (
+    OF_THE_JOURNAL,
+    Account,
+    LossRow,
+    Rounds,
+    Series,
+    ranges_of,
+    read_log,
+    read_losses,
+    read_rows,
+)
 from tests.chaos.site import Device, Scale, Site, last_tick, node_id, open_site
 
 RECOVERS_WITHIN_S: Final = 120.0
@@ -81,7 +92,7 @@ class Run:
         self.rounds = Rounds()
         self._rng = random.Random(seed)
         self._say = say
-        self._tolerant: set[str] = set()
+        self._journal_harmed = False
         self._arrived_us = 0  # what was made before is stored, or lost in a round that is over
 
     async def play(self, plan: Iterable[str]) -> None:
@@ -97,12 +108,14 @@ class Run:
     async def _round(self, name: str, faults: list[Fault]) -> None:
         began = trio.current_time()
         self.rounds.begin(name, self._arrived_us)
-        if any(fault.loses_journal for fault in faults):
-            self._tolerant.add(name)
-        if len(faults) == 1:
-            await faults[0].act(self.site, self._rng)
-        else:
-            await mixed(faults, self.site, self._rng)
+        self._journal_harmed |= any(fault.loses_journal for fault in faults)
+        try:
+            if len(faults) == 1:
+                await faults[0].act(self.site, self._rng)
+            else:
+                await mixed(faults, self.site, self._rng)
+        except NotInjected as error:
+            self.outcome.findings.append(f"{name} was not done: {error}")
         await self.site.restore()
         injected = trio.current_time()
         self._arrived_us = time.time_ns() // 1000
@@ -168,10 +181,13 @@ class Run:
             losses = read_losses(tenant.url)
             for loss in losses:
                 reasons[loss.reason] = reasons.get(loss.reason, 0) + 1
+            before = sum(account.given_up for account in accounts)
             for device in self.site.devices:
                 if device.tenant is tenant:
                     mine = [loss for loss in losses if loss.connection_id in (None, device.connection_id)]
                     findings += self._settle_device(device, mine, accounts)
+            given_up = sum(account.given_up for account in accounts) - before
+            findings += doubts_about(given_up, losses, harmed=self._journal_harmed)
         return accounts, reasons, findings
 
     def _settle_device(self, device: Device, losses: Sequence[LossRow], accounts: list[Account]) -> list[str]:
@@ -189,12 +205,22 @@ class Run:
             ticks = np.unique(np.concatenate(list(by_node.values())))
             of_rounds = np.unique(rounds.index_of(log.wall_us[np.minimum(ticks, log.ticks - 1)])).tolist()
             names = [f"{index + 1} ({rounds.names[index]})" for index in of_rounds]
-            if kind != "broken" or not all(rounds.names[index] in self._tolerant for index in of_rounds):
-                found.append(
-                    f"values of {device.name}: {kind} {ranges_of(ticks)} of variables"
-                    f" {ranges_of(np.array(sorted(by_node)))} in rounds {', '.join(names)}"
-                )
+            found.append(
+                f"values of {device.name}: {kind} {ranges_of(ticks)} of variables"
+                f" {ranges_of(np.array(sorted(by_node)))} in rounds {', '.join(names)}"
+            )
         return found
+
+
+def doubts_about(given_up: int, losses: Sequence[LossRow], *, harmed: bool) -> list[str]:
+    """What speaks against a journal that gave up acknowledged values: nobody harmed it, or it counted fewer."""
+    if given_up and not harmed:
+        return [f"values given up although nobody harmed a journal: {given_up}"]
+    counts = [loss.count for loss in losses if loss.reason in OF_THE_JOURNAL]
+    known = [count for count in counts if count is not None]
+    if len(known) == len(counts) and given_up > sum(known):
+        return [f"values given up are {given_up}, and the journal counted {sum(known)}"]
+    return []
 
 
 def unexpected_lines(lines: Sequence[object]) -> list[str]:

@@ -2,7 +2,7 @@
 
 `open_site` starts everything and ends it; the faults reach in through its fields.
 
-    tenant fast     counting-1, counting-2 ── proxy ──► service ── proxy ──► database fast
+    tenant fast     counting-1, -2, -tiny ── proxy ──► service ── proxy ──► database fast
     tenant makers   asyncua, open62541, node-opcua ── proxy ──►   ── proxy ──► database makers, on a small disk
 
 The unique index of the readings is dropped, so that a reading written twice is there twice. What a supervisor does with
@@ -16,11 +16,9 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -33,11 +31,12 @@ from pydantic import SecretStr
 from scada_trio.storage.databases import create_database
 from scada_trio.storage.embedded import EmbeddedServer
 from scada_trio.storage.migrate import migrate_master, migrate_tenant
+from tests.chaos.disks import BALLAST, small_disks
 from tests.chaos.processes import ROOT, Child, signal_family
 from tests.chaos.proxy import Proxy
 
+TINY: Final = "counting-tiny"
 POLL_S: Final = 0.1
-BALLAST: Final = "ballast"  # the file that fills a small disk
 _SERVICE: Final = {
     "OPC_PUBLISHING_INTERVAL_MS": "100",
     "OPC_SAMPLING_INTERVAL_MS": "0",
@@ -65,6 +64,7 @@ class Scale:
     counting_nodes: int = 100
     maker_nodes: int = 10
     maker_ticks_per_s: float = 10.0
+    tiny_queue_ticks: int = 4
     small_disk_mb: int = 64
 
     @property
@@ -101,6 +101,11 @@ class Device:
         """Whether it is the device of our own, which logs what it hands over."""
         return self.name.startswith("counting")
 
+    @property
+    def tiny_queue(self) -> bool:
+        """Whether it keeps next to nothing while nobody asks."""
+        return self.name == TINY
+
 
 @dataclass
 class Site:
@@ -115,11 +120,39 @@ class Site:
     disks: list[Path]  # small file systems: the journal's, a tenant's; empty where none can be mounted
     nursery: trio.Nursery
     _starting: trio.Lock = field(default_factory=trio.Lock)
+    _stopping: trio.Lock = field(default_factory=trio.Lock)
 
     @property
     def proxies(self) -> list[Proxy]:
         """All of them."""
         return [device.proxy for device in self.devices] + [tenant.proxy for tenant in self.tenants]
+
+    # ---- the service
+
+    @asynccontextmanager
+    async def service_down(self) -> AsyncIterator[None]:
+        """Killed, down inside the block, and ready after it. One at a time."""
+        async with self._stopping:
+            await self.service.kill(down=True)
+            try:
+                yield
+            finally:
+                self.service.start()
+            await self.service.wait_ready()
+
+    @asynccontextmanager
+    async def service_with(self, **environment: str) -> AsyncIterator[None]:
+        """Killed, and started again with other settings; after the block killed once more, to have its own again."""
+        async with self.service_down():
+            self.service.environment.update(environment)
+        try:
+            yield
+        finally:
+            for name in environment:
+                self.service.environment.pop(name, None)
+        await self.start_postgres()
+        async with self.service_down():
+            pass
 
     # ---- the database
 
@@ -227,7 +260,7 @@ def node_id(number: int) -> str:
 @asynccontextmanager
 async def open_site(directory: Path, scale: Scale) -> AsyncIterator[Site]:
     """Start everything in ``directory`` and wait until every device's values arrive; end everything at the end."""
-    with _small_disks(directory, scale) as disks:
+    with small_disks(directory, scale.small_disk_mb) as disks:
         postgres = EmbeddedServer(directory / "postgres", {"fsync": "off", "max_connections": "50"})
         await trio.to_thread.run_sync(postgres.open)
         try:
@@ -339,6 +372,7 @@ def _device_commands(scale: Scale) -> Iterator[tuple[str, list[str]]]:
     python = [sys.executable, "-W", "ignore", "-m"]
     for number in range(1, scale.counting_devices + 1):
         yield f"counting-{number}", [*python, "tests.chaos.devices.counting"]
+    yield TINY, [*python, "tests.chaos.devices.counting"]
     yield "asyncua", [*python, "tests.chaos.devices.asyncua_counter"]
     yield "open62541", [*python, "tests.chaos.devices.o6_counter"]
     node = shutil.which("node")
@@ -347,11 +381,13 @@ def _device_commands(scale: Scale) -> Iterator[tuple[str, list[str]]]:
 
 
 def _device(name: str, command: list[str], tenant: Tenant, directory: Path, scale: Scale) -> Device:
-    counting = name.startswith("counting")
     port, log = _free_port(), directory / f"{name}.log"
-    nodes = scale.counting_nodes if counting else scale.maker_nodes
-    ticks_per_s = scale.counting_ticks_per_s if counting else scale.maker_ticks_per_s
+    fast = name.startswith("counting") and name != TINY
+    nodes = scale.counting_nodes if fast else scale.maker_nodes
+    ticks_per_s = scale.counting_ticks_per_s if fast else scale.maker_ticks_per_s
     options = {"port": port, "nodes": nodes, "ticks_per_s": ticks_per_s, "log": str(log)}
+    if name == TINY:
+        options["queue_ticks"] = scale.tiny_queue_ticks
     child = Child(name, [*command, json.dumps(options)], ready=lambda entry: entry == {"ready": True})
     return Device(name, tenant, child, Proxy(lambda: port), log, nodes)
 
@@ -360,31 +396,3 @@ def _free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
-
-
-# ---- small file systems
-
-
-@contextmanager
-def _small_disks(directory: Path, scale: Scale) -> Iterator[list[Path]]:
-    """File systems that can be filled, in memory; none where this user may not mount any."""
-    disks = [directory / "journal-disk", directory / "database-disk"]
-    mounted: list[Path] = []
-    try:
-        for disk in disks:
-            disk.mkdir()
-            command = ["mount", "-t", "tmpfs", "-o", f"size={scale.small_disk_mb}m,mode=755", "tmpfs", str(disk)]
-            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
-                mounted.append(disk)
-        yield disks if len(mounted) == len(disks) else []
-    finally:
-        for disk in mounted:
-            _unmount(disk)
-
-
-def _unmount(disk: Path) -> None:
-    for _ in range(50):
-        if subprocess.run(["umount", str(disk)], capture_output=True, check=False).returncode == 0:
-            return
-        time.sleep(0.1)
-    subprocess.run(["umount", "-l", str(disk)], capture_output=True, check=False)
