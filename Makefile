@@ -9,7 +9,7 @@ NPM := $(shell command -v npm 2>/dev/null)
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy chaos clean
+.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy chaos image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,13 @@ format: install-dev ## put the code into its format
 
 proto: install-dev ## make the gRPC code from proto/scada.proto
 	@$(BIN)/python scripts/generate_proto.py
+
+image: ## build the container image scada-trio (podman, else docker)
+	@engine=$$(command -v podman || command -v docker) || { echo "podman or docker is needed" >&2; exit 1; }; \
+	case $$engine in *podman) format="--format docker";; *) format="";; esac; \
+	$$engine build $$format --tag scada-trio:latest --file Containerfile \
+	  --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' scada_trio/__init__.py) \
+	  --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) $(ARGS) .
 
 chaos: install-dev ## break everything under load and account for every value (ARGS="--minutes 60 --seed 7")
 	@$(BIN)/python -m tests.chaos $(ARGS)
