@@ -22,9 +22,11 @@ from scada_trio.readings import QUALITY_LABELS, Batch, ReadingBlock, TagTable
 from scada_trio.storage.connect import Connection, connect
 from scada_trio.storage.copy import RowTemplates, encode_rows
 from scada_trio.storage.embedded import EmbeddedServer
+from scada_trio.storage.late import inspect_table
 from scada_trio.storage.migrate import migrate_tenant
-from scada_trio.storage.quarantine import Origin
+from scada_trio.storage.quarantine import MAX_ROWS, Origin
 from scada_trio.storage.tenant_db import _Work, _write, _write_merging
+from scada_trio.storage.window import TimeWindow
 
 SIZES = (1, 10, 100, 1_000, 10_000)
 SERIES = 1_000
@@ -103,9 +105,10 @@ def run(server: EmbeddedServer, seconds: float) -> None:
     for index in range(SERIES):
         tags.index_of(wells[index % 50], f"ns=2;s=Well{index % 50:02d}.Tag{index:04d}")
     templates, readings = RowTemplates(tags), Readings(tags)
+    table = inspect_table(connection)
 
     def work(batch: Batch, path: int) -> _Work:
-        return _Work(batch, Origin(buffers[path], batch.sequence), tags, templates)
+        return _Work(batch, Origin(buffers[path], batch.sequence), tags, templates, TimeWindow(), table, MAX_ROWS)
 
     paths: dict[str, Write] = {
         "COPY BINARY": lambda batch: void(_write(connection, work(batch, 0))),

@@ -81,6 +81,7 @@ class Ledger:
             duplicates=old.duplicates + result.duplicates,
             replaced=old.replaced + result.replaced,
             quarantined=old.quarantined + result.quarantined,
+            lost=old.lost + result.lost,
             in_journal=in_journal,
         )
         self.last_commit_at = time.time()

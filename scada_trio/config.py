@@ -124,6 +124,7 @@ class Settings(BaseSettings):
     hourly_retention_days: RollupDays = 0
     daily_retention_days: RollupDays = 0
     monthly_retention_days: RollupDays = 0
+    quarantine_max_rows: Annotated[int, Field(ge=0, le=1_000_000_000)] = 100_000
     reading_max_age_days: Days = 0
     reading_max_ahead_hours: Annotated[int, Field(ge=1, le=8760)] = 168
 

@@ -21,6 +21,7 @@ class LossReason(enum.StrEnum):
     UNDECODABLE = "undecodable"  # a notification whose bytes cannot be read
     JOURNAL_FULL = "journal_full"  # policy drop_oldest
     JOURNAL_CORRUPT = "journal_corrupt"  # a journal file, or a record in it, that cannot be read
+    QUARANTINE_FULL = "quarantine_full"  # refused by the database, and no room to keep them aside
     DROPPED = "dropped"  # an operator threw them away
 
 

@@ -155,8 +155,8 @@ class Batch:
 class WriteResult:
     """What became of a batch's readings; ``already`` where an earlier attempt had committed it.
 
-    ``quarantined_tag`` int32, the series of each quarantined reading (empty where ``already``), and ``reason`` why the
-    first of them was refused.
+    ``lost`` were refused when the quarantine was full. ``refused_tag`` int32, the series of each reading that was
+    quarantined or lost (empty where ``already``), and ``reason`` why the first of them was refused.
     """
 
     inserted: int
@@ -164,7 +164,8 @@ class WriteResult:
     replaced: int = 0
     quarantined: int = 0
     already: bool = False
-    quarantined_tag: NDArray[np.int32] = field(default_factory=lambda: EMPTY_BLOCK.tag, compare=False, repr=False)
+    lost: int = 0
+    refused_tag: NDArray[np.int32] = field(default_factory=lambda: EMPTY_BLOCK.tag, compare=False, repr=False)
     reason: str | None = field(default=None, compare=False)
 
 

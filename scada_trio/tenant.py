@@ -334,7 +334,13 @@ class Tenant:
 
     def _open_sink(self) -> AbstractAsyncContextManager[TenantWriter]:
         window = TimeWindow.of(self._settings.storage)
-        return open_tenant_writer(self.spec.database_url, self._tags, window=window, **self._settings.db_timeouts)
+        return open_tenant_writer(
+            self.spec.database_url,
+            self._tags,
+            window=window,
+            quarantine_rows=self._settings.quarantine_max_rows,
+            **self._settings.db_timeouts,
+        )
 
 
 async def _run_in_scope(run: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:

@@ -8,7 +8,7 @@ and what a former process left in the journal by the cursor that it moved.
       ▲                                                │ DatabaseUnavailable: new connection, back off, same batch again
       └────────────────────────────────────────────────┘ DatabaseMisconfigured, BatchRejected: the same, and shown
 
-Rows that the database does not take end in its quarantine and hold nothing up.
+Rows that the database does not take end in its quarantine, or in its ledger of losses, and hold nothing up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import trio
 
 from scada_trio.backoff import full_jitter
 from scada_trio.errors import BatchRejected, DatabaseError, DatabaseMisconfigured
-from scada_trio.losses import Loss
+from scada_trio.losses import Loss, LossReason
 from scada_trio.metrics import TenantMetrics
 from scada_trio.readings import Batch, WriteResult
 
@@ -96,6 +96,7 @@ class Writer:
         self._metrics = metrics
         self._batch: Batch | None = None
         self._resolved = False
+        self._quarantine_full = False
         self._refusal: tuple[str | None, float] = (None, 0.0)
         self._delays = self._fresh_delays()
         self.state = "connecting"
@@ -147,10 +148,14 @@ class Writer:
         self._metrics.write_duration.observe(elapsed)
         self._metrics.batch_size.observe(len(batch))
         self._metrics.batch_latency.observe(max(0.0, time.time() - int(batch.readings.time_us.min()) / 1e6))
-        self._metrics.committed(batch.readings.tag, result.quarantined_tag)
+        self._metrics.committed(batch.readings.tag, result.refused_tag)
         self._succeeded()
         if result.quarantined:
             self._say_refused(result)
+        if result.lost:
+            self._lost_refused(result)
+        elif result.quarantined:
+            self._quarantine_full = False
         log.debug("batch committed", readings=len(batch), duplicates=result.duplicates, seconds=round(elapsed, 4))
 
     async def _report_losses(self, sink: BatchSink) -> None:
@@ -172,6 +177,17 @@ class Writer:
             )
         else:
             log.debug("readings quarantined", readings=result.quarantined, reason=result.reason)
+
+    def _lost_refused(self, result: WriteResult) -> None:
+        """Count what the quarantine has no room for; the database has it as a loss. Said once until there is room."""
+        self._metrics.lost(LossReason.QUARANTINE_FULL, result.lost)
+        if not self._quarantine_full:
+            self._quarantine_full = True
+            log.error(
+                "quarantine is full, refused readings are lost: see scada-trio quarantine",
+                readings_lost=result.lost,
+                reason=result.reason,
+            )
 
     def _succeeded(self) -> None:
         if self.last_error is not None:

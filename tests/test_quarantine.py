@@ -18,8 +18,8 @@ from scada_trio.storage.databases import with_database
 from scada_trio.storage.migrate import migrate_tenant
 from scada_trio.storage.quarantine import drop_quarantine, list_quarantine
 from scada_trio.storage.sifting import retry_quarantine
-from scada_trio.storage.window import FIRST_TIME_US
 from scada_trio.storage.tenant_db import TenantWriter, open_tenant_writer
+from scada_trio.storage.window import FIRST_TIME_US
 from tests.fix_postgres import PostgresServer, fetch
 from tests.storage_samples import BUFFER, NOON_US, WELL, batch, block, count_rows, many, tag_table
 
@@ -55,7 +55,7 @@ async def test_a_constraint_of_an_application(tenant_url: SecretStr) -> None:
         assert result.reason is not None
         assert "plausible" in result.reason
         assert "23514" in result.reason
-        assert np.bincount(result.quarantined_tag).tolist() == np.bincount(readings.tag[50:]).tolist()
+        assert np.bincount(result.refused_tag).tolist() == np.bincount(readings.tag[50:]).tolist()
         assert await writer.write(batch(1, readings), BUFFER) == WriteResult(50, quarantined=950, already=True)
         assert await writer.write(batch(2, many(10, 3, NOON_US + 10**6)), BUFFER) == WriteResult(inserted=10)
     assert count_rows(tenant_url) == 60
@@ -131,7 +131,7 @@ async def test_node_ids_that_cannot_be_stored(tenant_url: SecretStr, node_id: st
     async with _open(tenant_url, tags) as writer:
         result = await writer.write(batch(1, readings), BUFFER)
         assert result == WriteResult(inserted=1, quarantined=2)
-        assert result.quarantined_tag.tolist() == [1, 1]
+        assert result.refused_tag.tolist() == [1, 1]
     assert count_rows(tenant_url) == 1
     assert [(row[1], row[3]) for row in fetch(tenant_url, HELD)] == [(shown, sqlstate)] * 2
     escaped = fetch(tenant_url, "SELECT DISTINCT node_id_escaped FROM scada_quarantine")

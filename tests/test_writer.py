@@ -56,7 +56,7 @@ class FailingSink:
         self.committed.append(batch)
         refused = batch.readings.tag[np.isin(batch.readings.tag, self.refused)]
         reason = "too large" if len(refused) else None
-        return WriteResult(len(batch) - len(refused), quarantined=len(refused), quarantined_tag=refused, reason=reason)
+        return WriteResult(len(batch) - len(refused), quarantined=len(refused), refused_tag=refused, reason=reason)
 
     async def write_losses(self, losses: Sequence[tuple[int, Loss]], journal_id: UUID) -> None:
         await self._fail()

@@ -21,7 +21,7 @@ from scada_trio.readings import EMPTY_BLOCK, ReadingBlock, TagTable
 from scada_trio.storage.connect import REFUSALS_OF_ROWS, Connection
 from scada_trio.storage.copy import COPY_COLUMNS, EncodedRows
 from scada_trio.storage.late import lift_limit, tells_repeated
-from scada_trio.storage.quarantine import Origin, Refused
+from scada_trio.storage.quarantine import MAX_ROWS, Origin, Refused, lose, room
 from scada_trio.storage.window import TimeWindow
 
 _NOT_TEXT: Final = ("22021", "the node id is no text that PostgreSQL can store")
@@ -127,14 +127,16 @@ _CREATE_SIFT: Final = """
     $$"""
 _SIFT: Final = "SELECT inserted, replaced FROM pg_temp.scada_sift(%s, %s, %s)"
 _KEEP_REFUSED: Final = """
-    WITH refused AS (
-        INSERT INTO scada_quarantine (timestamp, time_us, well_id, tag_node_id, value, quality, sqlstate, reason,
-            journal_id, batch_seq)
-        SELECT timestamp, (extract(epoch FROM timestamp) * 1000000)::bigint, well_id, tag_node_id, value, quality,
-            sqlstate, reason, %s, %s
-        FROM scada_sift WHERE sqlstate IS NOT NULL ORDER BY n
-        RETURNING well_id, tag_node_id)
-    SELECT well_id, tag_node_id, count(*) FROM refused GROUP BY 1, 2"""
+    INSERT INTO scada_quarantine (timestamp, time_us, well_id, tag_node_id, value, quality, sqlstate, reason,
+        journal_id, batch_seq)
+    SELECT timestamp, (extract(epoch FROM timestamp) * 1000000)::bigint, well_id, tag_node_id, value, quality,
+        sqlstate, reason, %s, %s
+    FROM scada_sift WHERE sqlstate IS NOT NULL ORDER BY n LIMIT %s"""
+_REFUSED: Final = "SELECT well_id, tag_node_id, count(*) FROM scada_sift WHERE sqlstate IS NOT NULL GROUP BY 1, 2"
+_BEYOND: Final = """
+    SELECT sqlstate, min(timestamp), max(timestamp), count(*)
+    FROM (SELECT sqlstate, timestamp FROM scada_sift WHERE sqlstate IS NOT NULL ORDER BY n OFFSET %s) AS beyond
+    GROUP BY 1"""
 _FIRST_REASON: Final = "SELECT sqlstate, reason FROM scada_sift WHERE sqlstate IS NOT NULL ORDER BY n LIMIT 1"
 
 # Rows of the quarantine to be tried again: none that another command has in hand, none that cannot go through.
@@ -155,12 +157,16 @@ _LEAVE: Final = """
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sifted:
-    """What became of staged rows; ``tag`` int32, the series of each one that was refused, ``reason`` the first's."""
+    """What became of staged rows; ``tag`` int32, the series of each one that was refused, ``reason`` the first's.
+
+    ``lost`` of those that were refused found no room in the quarantine.
+    """
 
     inserted: int
     replaced: int
     tag: NDArray[np.int32]
     reason: str | None
+    lost: int = 0
 
 
 # --- what is not sent at all
@@ -199,8 +205,8 @@ def _refusal_of_text(connection: Connection, node_id: str) -> tuple[str, str] | 
 # --- what is sent row by row
 
 
-def sift(connection: Connection, rows: EncodedRows, tags: TagTable, origin: Origin) -> Sifted:
-    """Store the rows that the database takes and quarantine the others; within the batch's transaction."""
+def sift(connection: Connection, rows: EncodedRows, tags: TagTable, origin: Origin, limit: int = MAX_ROWS) -> Sifted:
+    """Store the rows that the database takes and quarantine the others, as `keep` does; in the batch's transaction."""
     connection.execute(_CREATE_STAGING)
     with connection.cursor() as cursor, cursor.copy(_COPY_STAGING) as copy:
         copy.write(rows.data)
@@ -209,9 +215,15 @@ def sift(connection: Connection, rows: EncodedRows, tags: TagTable, origin: Orig
     if first is None:
         return Sifted(inserted, replaced, EMPTY_BLOCK.tag, None)
     tag: list[int] = []
-    for well_id, node_id, count in connection.execute(_KEEP_REFUSED, [origin.journal_id, origin.sequence]):
+    for well_id, node_id, count in connection.execute(_REFUSED):
         tag += [tags.index_of(well_id, node_id)] * count  # has its number: it came with the batch
-    return Sifted(inserted, replaced, np.array(tag, np.int32), f"{first[1]} (SQLSTATE {first[0]})")
+    left = room(connection, limit)
+    kept = connection.execute(_KEEP_REFUSED, [origin.journal_id, origin.sequence, left]).rowcount
+    if kept < len(tag):
+        for beyond in connection.execute(_BEYOND, [left]).fetchall():
+            lose(connection, *beyond)
+    reason = f"{first[1]} (SQLSTATE {first[0]})"
+    return Sifted(inserted, replaced, np.array(tag, np.int32), reason, lost=len(tag) - kept)
 
 
 def retry_quarantine(

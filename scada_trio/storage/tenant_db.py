@@ -32,7 +32,7 @@ from scada_trio.storage.connect import Connection, open_connection, run_cancella
 from scada_trio.storage.copy import COPY_COLUMNS, EncodedRows, RowTemplates, encode_rows
 from scada_trio.storage.late import Table, inspect_table
 from scada_trio.storage.losses import store_losses
-from scada_trio.storage.quarantine import Origin, Refused, keep
+from scada_trio.storage.quarantine import MAX_ROWS, Origin, Refused, keep
 from scada_trio.storage.sifting import sift, split_texts
 from scada_trio.storage.window import TimeWindow
 
@@ -79,10 +79,12 @@ async def open_tenant_writer(
     statement_timeout_s: float,
     limiter: trio.CapacityLimiter | None = None,
     window: TimeWindow | None = None,
+    quarantine_rows: int = MAX_ROWS,
 ) -> AsyncIterator[TenantWriter]:
     """A writer on a connection of its own, closed at the end of the block.
 
-    ``tags`` is what the batches' tag numbers mean, ``window`` which times are taken. Raises `DatabaseUnavailable`,
+    ``tags`` is what the batches' tag numbers mean, ``window`` which times are taken, ``quarantine_rows`` how many rows
+    the quarantine may have. Raises `DatabaseUnavailable`,
     `DatabaseMisconfigured` (login, no such database, not migrated). After `DatabaseUnavailable` from a write, open a
     new one.
     """
@@ -97,7 +99,7 @@ async def open_tenant_writer(
     try:
         await run_cancellable(connection, _check_schema, limiter=threads)
         table = await run_cancellable(connection, inspect_table, limiter=threads)
-        yield TenantWriter(connection, tags, threads, window or TimeWindow(), table)
+        yield TenantWriter(connection, tags, threads, window or TimeWindow(), table, quarantine_rows)
     finally:
         connection.close()
 
@@ -112,10 +114,12 @@ class TenantWriter:
         limiter: trio.CapacityLimiter,
         window: TimeWindow,
         table: Table,
+        quarantine_rows: int,
     ) -> None:
         self._connection = connection
         self._window = window
         self._table = table
+        self._quarantine_rows = quarantine_rows
         self._tags = tags
         self._templates = RowTemplates(tags)
         self._limiter = limiter
@@ -130,15 +134,15 @@ class TenantWriter:
 
         Readings that are stored already are counted as duplicates; where the stored one of the same series and time
         differs, the batch's is stored instead and counted as replaced. What the database does not take, and what has
-        an impossible time, goes to ``scada_quarantine`` in the same transaction. ``inserted + duplicates + replaced +
-        quarantined`` is the length of the batch. ``already`` tells that an earlier attempt had committed it; the
-        counts are that one's.
+        an impossible time, goes to ``scada_quarantine`` in the same transaction; what that has no room for is lost
+        and recorded in ``scada_loss``. ``inserted + duplicates + replaced + quarantined + lost`` is the length of the
+        batch. ``already`` tells that an earlier attempt had committed it; the counts are that one's.
 
         Raises `DatabaseUnavailable` (the commit may be in doubt: write the same batch again), `DatabaseMisconfigured`.
         A cancelled call has rolled back.
         """
         origin = Origin(journal_id, batch.sequence)
-        work = _Work(batch, origin, self._tags, self._templates, self._window, self._table)
+        work = _Work(batch, origin, self._tags, self._templates, self._window, self._table, self._quarantine_rows)
         return await run_cancellable(self._connection, _write, work, limiter=self._limiter)
 
     async def write_losses(self, losses: Sequence[tuple[int, Loss]], journal_id: UUID) -> None:
@@ -168,6 +172,11 @@ class _Work:
     templates: RowTemplates
     window: TimeWindow
     table: Table
+    quarantine_rows: int
+
+    def keep(self, connection: Connection, refused: list[Refused]) -> int:
+        """Quarantine readings; how many are lost for want of room."""
+        return keep(connection, refused, self.tags, self.origin, self.quarantine_rows)
 
 
 def _check_schema(connection: Connection) -> None:
@@ -209,7 +218,9 @@ def _write_telling(connection: Connection, work: _Work, readings: ReadingBlock, 
         with connection.transaction():
             if not _move_cursor(connection, work.origin, result):
                 return _earlier_result(connection, work)
-            keep(connection, refused, work.tags, work.origin)
+            if lost := work.keep(connection, refused):
+                result = replace(result, quarantined=result.quarantined - lost, lost=lost)
+                connection.execute(_AMEND_CURSOR, _cursor_values(work.origin, result))
             _copy(connection, _COPY, rows)
         return result
     except errors.UniqueViolation:
@@ -233,7 +244,7 @@ def _write_merging(connection: Connection, work: _Work, rows: EncodedRows, refus
     """The same where some rows are stored already; half as fast."""
     with connection.transaction():
         _move_cursor(connection, work.origin, WriteResult(inserted=0))
-        keep(connection, refused, work.tags, work.origin)
+        lost = work.keep(connection, refused)
         connection.execute(_CREATE_STAGING)
         _copy(connection, _COPY_STAGING, rows)
         inserted, replaced = connection.execute(_MERGE).fetchone() or (0, 0)
@@ -242,7 +253,7 @@ def _write_merging(connection: Connection, work: _Work, rows: EncodedRows, refus
             duplicates=rows.duplicates + rows.rows - inserted - replaced,
             replaced=rows.replaced + replaced,
         )
-        result = _with_refused(counted, refused)
+        result = _with_refused(counted, refused, lost)
         connection.execute(_AMEND_CURSOR, _cursor_values(work.origin, result))
     return result
 
@@ -275,30 +286,32 @@ def _sift_beside(
         readings, no_text = split_texts(connection, readings, work.tags)
         refused = refused + no_text
         rows = encode_rows(readings, work.templates)
-        keep(connection, refused, work.tags, work.origin)
-        sifted = sift(connection, rows, work.tags, work.origin)
+        lost = work.keep(connection, refused)
+        sifted = sift(connection, rows, work.tags, work.origin, work.quarantine_rows)
         stored_already = rows.rows - sifted.inserted - sifted.replaced - len(sifted.tag)
         counted = WriteResult(
             inserted=fresh.rows + sifted.inserted,
             duplicates=fresh.duplicates + rows.duplicates + stored_already,
             replaced=fresh.replaced + rows.replaced + sifted.replaced,
-            quarantined=len(sifted.tag),
-            quarantined_tag=sifted.tag,
+            quarantined=len(sifted.tag) - sifted.lost,
+            lost=sifted.lost,
+            refused_tag=sifted.tag,
             reason=sifted.reason,
         )
-        result = _with_refused(counted, refused)
+        result = _with_refused(counted, refused, lost)
         connection.execute(_AMEND_CURSOR, _cursor_values(work.origin, result))
     return result
 
 
-def _with_refused(result: WriteResult, refused: list[Refused]) -> WriteResult:
-    """``result`` with the readings that were not sent counted as quarantined."""
+def _with_refused(result: WriteResult, refused: list[Refused], lost: int = 0) -> WriteResult:
+    """``result`` with the readings that were not sent counted as quarantined, but for ``lost`` of them."""
     if not refused:
         return result
     return replace(
         result,
-        quarantined=result.quarantined + sum(len(part.readings) for part in refused),
-        quarantined_tag=np.concatenate([result.quarantined_tag, *(part.readings.tag for part in refused)]),
+        quarantined=result.quarantined + sum(len(part.readings) for part in refused) - lost,
+        lost=result.lost + lost,
+        refused_tag=np.concatenate([result.refused_tag, *(part.readings.tag for part in refused)]),
         reason=f"{refused[0].reason} (SQLSTATE {refused[0].sqlstate})",
     )
 
@@ -322,7 +335,8 @@ def _earlier_result(connection: Connection, work: _Work) -> WriteResult:
     cursor = _read_cursor(connection, work.origin.journal_id)
     if cursor is None or cursor.sequence != work.origin.sequence:
         return WriteResult(inserted=len(work.batch), already=True)
-    return WriteResult(cursor.inserted, cursor.duplicates, cursor.replaced, cursor.quarantined, already=True)
+    stored = (cursor.inserted, cursor.duplicates, cursor.replaced, cursor.quarantined)
+    return WriteResult(*stored, already=True, lost=len(work.batch) - sum(stored))
 
 
 def _copy(connection: Connection, statement: LiteralString, rows: EncodedRows) -> None:
