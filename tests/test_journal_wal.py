@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scada_trio.losses import LossReason, RememberedSubscription
+from scada_trio.journal.salvage import Known, open_file
+from scada_trio.losses import Loss, LossReason, RememberedSubscription
 from tests.fix_journal import WELL, Place, block, drain
 
 
@@ -86,3 +87,34 @@ async def test_a_subscription_that_cannot_be_read_leaves_since_when_readings_are
     overwrite(place.path, where, 4)
     async with place.restarted().open() as journal:
         assert journal.remembered_subscription(WELL) == RememberedSubscription.gone(heard_us)
+
+
+@pytest.mark.parametrize("where", ["block", "wal", "both"])
+async def test_a_process_killed_after_it_set_a_file_aside_leaves_the_loss(place: Place, where: str) -> None:
+    """The loss is in the file that takes the damaged one's place; it is told once, and before those that come later."""
+    running = Place(place.directory.with_name("running"))
+    async with running.open() as journal:
+        await journal.append([block(100)])
+        journal.remember_subscription(WELL, RememberedSubscription("opc.tcp://a", 7, 1, {}))
+    with closing(sqlite3.connect(running.path, isolation_level=None)) as connection:
+        if where != "wal":
+            connection.execute("UPDATE subscriptions SET crc = crc + 1")
+            connection.execute("UPDATE blocks SET crc = crc + 1")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection.execute("INSERT INTO blocks SELECT sequence + 1, from_us, to_us, crc, data FROM blocks")
+        shutil.copytree(running.directory, place.directory)
+    if where != "block":
+        wal = Path(f"{place.path}-wal")
+        overwrite(wal, wal.read_bytes().index(block(100).value.tobytes()[:100]))
+    open_file(place.path, "normal", Known()).file.close()  # and nothing after that
+    later = place.restarted()
+    async with later.open() as journal:
+        await journal.resolve(0)
+        await drain(journal)
+        journal.record_loss(Loss(LossReason.SEQUENCE_GAP, None, 1, 2))
+        losses = journal.unreported_losses()
+        assert [number for number, _ in losses] == sorted(number for number, _ in losses)
+    wanted = {"block": [200], "wal": [None], "both": [None, 100]}[where]
+    assert [loss.count for _, loss in losses] == [*wanted, None]
+    async with place.restarted().open() as journal:
+        assert journal.unreported_losses() == losses

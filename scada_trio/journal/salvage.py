@@ -25,7 +25,7 @@ from uuid import UUID, uuid4
 import numpy as np
 
 from scada_trio.errors import JournalCorrupt, JournalUnavailable
-from scada_trio.journal.file import Contents, JournalFile, Space, Sync, Work
+from scada_trio.journal.file import EPOCH_BITS, Contents, JournalFile, Space, Sync, Work
 from scada_trio.journal.rows import (
     BYTES_A_READING,
     Record,
@@ -43,6 +43,7 @@ from scada_trio.readings import ReadingBlock
 _SIDE_FILES: Final = ("-wal", "-shm")
 _TOGETHER: Final = 100_000  # readings of one transaction
 _SINCE_US: Final = 60_000_000  # before the last use of the file, where nothing tells when a device was last heard
+_NUMBERS_OF_A_PROCESS: Final = 1 << (EPOCH_BITS - 1)
 _PARSE_ERRORS: Final = (JournalCorrupt, ValueError, TypeError, KeyError, AssertionError)
 
 
@@ -63,15 +64,19 @@ class Known:
 
 @dataclass(slots=True)
 class Salvaged:
-    """``losses`` tell what is gone, by time; counts where they are known."""
+    """``losses`` tell what is gone, by time; counts where they are known. ``recorded``: their numbers in the file."""
 
     aside: Path
     losses: list[Loss] = field(default_factory=list)
+    recorded: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Opened:
-    """``damage`` is why the file was set aside, with what that cost; None where it was sound."""
+    """``damage`` is why the file was set aside, with what that cost; None where it was sound.
+
+    ``losses`` are in the file already, under the numbers in ``recorded``: a process that is killed now leaves them.
+    """
 
     file: JournalFile
     contents: Contents
@@ -79,6 +84,7 @@ class Opened:
     damage: str | None = None
     aside: Path | None = None
     losses: list[Loss] = field(default_factory=list)
+    recorded: list[int] = field(default_factory=list)
 
 
 def open_file(path: Path, sync: Sync, known: Known) -> Opened:
@@ -90,9 +96,7 @@ def open_file(path: Path, sync: Sync, known: Known) -> Opened:
             _make(path, uuid4())
         return _open_sound(path, sync, known, cut)
     except JournalCorrupt as error:
-        opened = exchange_file(path, sync, known, str(error))
-        opened.losses += cut
-        return opened
+        return exchange_file(path, sync, known, str(error), cut)
     except OSError as error:
         raise JournalUnavailable(f"JOURNAL_DIR: {error.strerror}: {path.name}") from error
 
@@ -118,12 +122,12 @@ def start_over(path: Path, sync: Sync, known: Known) -> Opened:
         raise JournalUnavailable(f"JOURNAL_DIR: {error.strerror}: {path.name}") from error
 
 
-def exchange_file(path: Path, sync: Sync, known: Known, damage: str) -> Opened:
-    """Set the file aside and open the one that takes its place."""
-    salvaged = set_aside(path, known)
+def exchange_file(path: Path, sync: Sync, known: Known, damage: str, cut: Sequence[Loss] = ()) -> Opened:
+    """Set the file aside and open the one that takes its place. ``cut`` is what a damaged WAL cost besides."""
+    salvaged = set_aside(path, known, cut)
     opened = _open_sound(path, sync, known)
     opened.damage, opened.aside = damage, salvaged.aside
-    opened.losses += salvaged.losses
+    opened.losses, opened.recorded = salvaged.losses, salvaged.recorded
     return opened
 
 
@@ -149,16 +153,23 @@ def _open_sound(path: Path, sync: Sync, known: Known, cut: list[Loss] | None = N
         raise
     if kept is not None:
         opened.damage, opened.aside = "the WAL is damaged", kept.aside
-        opened.losses += kept.losses
+        opened.losses, opened.recorded = kept.losses, _record(file, opened.contents.epoch, kept.losses)
     return opened
 
 
-def set_aside(path: Path, known: Known) -> Salvaged:
+def _record(file: JournalFile, epoch: int, losses: Sequence[Loss]) -> list[int]:
+    """Put ``losses`` into the file; their numbers are behind those that a process uses in that epoch."""
+    numbered = list(enumerate(losses, (epoch << EPOCH_BITS) + _NUMBERS_OF_A_PROCESS))
+    file.commit(Work(losses=numbered))
+    return [number for number, _ in numbered]
+
+
+def set_aside(path: Path, known: Known, cut: Sequence[Loss] = ()) -> Salvaged:
     """Replace the damaged file; raises `JournalUnavailable` and leaves it as it was where there is no room for that."""
     new = path.with_name(path.name + ".new")
     _remove(new)
     aside = path.with_name(f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-    salvaged = Salvaged(aside)
+    salvaged = Salvaged(aside, list(cut))
     try:
         with JournalReader(path) as reader:
             _copy(reader, new, known, salvaged)
@@ -259,13 +270,15 @@ def _indexed(row: tuple[object, ...]) -> tuple[int, int, int, int]:
 
 def _copy(reader: JournalReader, new: Path, known: Known, salvaged: Salvaged) -> None:
     journal_id, epoch = reader.identity()
-    file = JournalFile.create(new, known.journal_id or journal_id or uuid4(), max(known.epoch, epoch))
+    epoch = max(known.epoch, epoch)
+    file = JournalFile.create(new, known.journal_id or journal_id or uuid4(), epoch)
     try:
         tags = list(known.tags)
         translate = _tag_translation(reader, tags)
         file.commit(Work(tags=list(enumerate(tags)), records=list(known.records)))
         _copy_blocks(reader, file, translate, known.through, salvaged)
         file.commit(_small_tables(reader))
+        salvaged.recorded = _record(file, epoch, salvaged.losses)
     finally:
         file.close()
 

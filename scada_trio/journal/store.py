@@ -247,6 +247,7 @@ class JournalStore:
         saved = {number for number, _ in opened.contents.losses}
         self._new_losses = [numbered for numbered in self.losses if numbered[0] not in saved]
         self._changed |= self.subscriptions.keys()
+        self._next_loss = max(self._next_loss, (opened.contents.epoch << EPOCH_BITS) + 1)
         self._exchanged(opened)
         self.saw(opened.space)
         self._report_damage(opened)
@@ -278,8 +279,9 @@ class JournalStore:
             readings_lost=known,
             more_lost=any(loss.count is None for loss in opened.losses),
         )
-        for loss in opened.losses:
-            self.record_loss(loss)
+        self.losses = [numbered for numbered in self.losses if numbered[0] not in opened.recorded]
+        for number, loss in zip(opened.recorded, opened.losses, strict=True):  # once more: a count may be known now
+            self._note_loss(number, loss)
 
     # --- what waits for the next transaction
 
@@ -290,10 +292,12 @@ class JournalStore:
 
     def record_loss(self, loss: Loss) -> None:
         """See `Journal.record_loss`."""
-        numbered = (self._next_loss, loss)
+        self._note_loss(self._next_loss, loss)
         self._next_loss += 1
-        self.losses.append(numbered)
-        self._new_losses.append(numbered)
+
+    def _note_loss(self, number: int, loss: Loss) -> None:
+        self.losses.append((number, loss))
+        self._new_losses.append((number, loss))
         self._on_loss(loss)
         self._dirty.set()
 
