@@ -47,6 +47,8 @@ app.add_typer(journal_app, name="journal")
 # a pipe has no width: nothing is cut for the width of a terminal that is not there
 out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
+storage_app = typer.Typer(no_args_is_help=True, help="What a tenant's database holds and how it is kept.")
+app.add_typer(storage_app, name="storage")
 
 class OutputFormat(StrEnum):
     """How rows are printed."""
@@ -346,3 +348,14 @@ def connection_remove(
     from scada_trio.commands.connections import remove_connection as command
 
     _run(command, out, connection_id)
+@storage_app.command("report")
+def storage_report(
+    tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object: bytes, seconds, ISO 8601 times.")] = False,
+) -> None:
+    """Print chunks, sizes, compression, oldest and newest reading, policies and rollups of a tenant's database."""
+    from scada_trio.commands.storage import report as command
+
+    _run(command, out, tenant=tenant, as_json=as_json)
+
+

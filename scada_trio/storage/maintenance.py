@@ -10,10 +10,12 @@ done stays done when the next one fails.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, LiteralString
 
+import psycopg
 import trio
 from psycopg import sql
 from pydantic import SecretStr
@@ -29,6 +31,13 @@ _DAYS_BACK: Final = 60  # how long an outage may be whose days are all made befo
 
 # Of journals that are gone for good, so that the table stays small; one that comes back is merged, not written twice.
 _FORGET_CURSORS: Final = "DELETE FROM scada_ingest_cursor WHERE updated_at < now() - INTERVAL '1 year'"
+_RECORD: Final = """
+    INSERT INTO scada_maintenance AS m (last_run_at, last_success_at, runs, failures, last_error)
+    VALUES (now(), CASE WHEN %(error)s::text IS NULL THEN now() END, 1, (%(error)s::text IS NOT NULL)::integer,
+        %(error)s)
+    ON CONFLICT (only_row) DO UPDATE SET last_run_at = excluded.last_run_at, runs = m.runs + 1,
+        last_success_at = coalesce(excluded.last_success_at, m.last_success_at),
+        failures = m.failures + excluded.failures, last_error = coalesce(excluded.last_error, m.last_error)"""
 _EXISTS: Final = "SELECT to_regclass(%s) IS NOT NULL"
 
 _DAYS_MISSING: Final = """
@@ -110,6 +119,20 @@ def _maintain(connection: Connection, periods: StorageSettings) -> Maintenance:
     if not _one(connection, "SELECT pg_try_advisory_lock(%s)", _LOCK):
         return Maintenance(busy=True)
     connection.execute(_LOCK_TIMEOUT)
+    if not _one(connection, _EXISTS, "scada_maintenance"):
+        return _do(connection, periods)
+    try:
+        done = _do(connection, periods)
+    except psycopg.Error as error:
+        # after the error of a connection that is gone there is nobody to tell
+        with suppress(psycopg.Error):
+            connection.execute(_RECORD, {"error": error.diag.message_primary or str(error)})
+        raise
+    connection.execute(_RECORD, {"error": None})
+    return done
+
+
+def _do(connection: Connection, periods: StorageSettings) -> Maintenance:
     if _one(connection, _EXISTS, "scada_ingest_cursor"):
         connection.execute(_FORGET_CURSORS)
     if _one(connection, _EXISTS, "scada_readings_default"):
