@@ -92,12 +92,13 @@ def _connection_spec(row: ConnectionRow, tag_rows: Iterable[TagRow], secrets: Se
         username=row.username or None,
         password=password,
         allow_plaintext_password=row.allow_plaintext_password,
-        tags=tuple(sorted(map(_tag, tag_rows), key=lambda tag: tag.tag_id)),
+        tags=tuple(sorted(map(tag_of, tag_rows), key=lambda tag: tag.tag_id)),
         problem=problem,
     )
 
 
-def _tag(row: TagRow) -> Tag:
+def tag_of(row: TagRow) -> Tag:
+    """The tag that a row means."""
     return Tag(
         tag_id=row.tag_id,
         well_id=row.well_id,

@@ -34,6 +34,8 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
 from scada_trio.errors import SecretError
@@ -76,11 +78,14 @@ class SecretBox:
     """
 
     def __init__(self, encryption_key: SecretStr | None) -> None:
+        self._key: bytes | None = None
+        self._random = os.urandom(KEY_BYTES)
         self._cipher: AESGCM | None = None
         self._old_cipher: AESGCM | None = None
         if encryption_key is not None and encryption_key.get_secret_value():
             key = encryption_key.get_secret_value()
-            self._cipher = AESGCM(_current_key(key))
+            self._key = _current_key(key)
+            self._cipher = AESGCM(self._key)
             if (old_key := _old_key(key)) is not None:
                 self._old_cipher = AESGCM(old_key)
 
@@ -116,6 +121,10 @@ class SecretBox:
         iv = os.urandom(IV_BYTES)
         sealed = self._cipher.encrypt(iv, _encoded(plain), None)
         return f"{iv.hex()}:{sealed[-TAG_BYTES:].hex()}:{sealed[:-TAG_BYTES].hex()}"
+
+    def derive_key(self, purpose: str) -> bytes:
+        """32 bytes for ``purpose`` that tell nothing of the key; without a key, random ones of this object's life."""
+        return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose.encode()).derive(self._key or self._random)
 
     def _required(self) -> AESGCM:
         if self._cipher is None:

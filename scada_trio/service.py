@@ -15,6 +15,7 @@ started again with back-off; no other tenant notices.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,17 +26,18 @@ import structlog
 import trio
 
 from scada_trio.aggregator import CommitPace
-from scada_trio.api.backend import AggregatorStats, ConnectionReport, Health
+from scada_trio.api.backend import AggregatorStats, ConnectionListing, ConnectionReport, Health, TenantListing
 from scada_trio.api.server import serve_grpc
 from scada_trio.backoff import full_jitter
 from scada_trio.config import Settings
-from scada_trio.desired import ConnectionSpec, TenantSpec
+from scada_trio.desired import ConnectionSpec, TagChange, TenantSpec
 from scada_trio.errors import DatabaseError, ScadaError, UnknownConnection, UnknownTenant
 from scada_trio.journal.file import prepare_directory
 from scada_trio.loop_lag import measure_loop_lag
 from scada_trio.metrics import Metrics
-from scada_trio.readings import ReadingRows
-from scada_trio.registry import Registry
+from scada_trio.queries import AggregatesPage, AggregatesQuery, ReadingScan
+from scada_trio.readings import ReadingRows, Tag
+from scada_trio.registry import Registry, tag_of
 from scada_trio.secrets import SecretBox
 from scada_trio.status import TenantSnapshot
 from scada_trio.storage.master import MasterDatabase
@@ -123,11 +125,21 @@ class Service:
 
     # --- what the API asks
 
-    async def query_readings(
-        self, tenant_id: UUID, well_id: UUID, start_us: int, end_us: int, limit: int
-    ) -> ReadingRows:
+    async def read_readings(self, tenant_id: UUID, scan: ReadingScan, limit: int, fill: bool) -> ReadingRows:
         """See `Backend`."""
-        return await self._tenant(tenant_id).query_readings(well_id, start_us, end_us, limit)
+        return await self._tenant(tenant_id).reader.read_readings(scan, limit, fill=fill)
+
+    async def read_aggregates(self, tenant_id: UUID, query: AggregatesQuery) -> AggregatesPage:
+        """See `Backend`."""
+        return await self._tenant(tenant_id).reader.read_aggregates(query)
+
+    async def read_latest(
+        self, tenant_id: UUID, well_ids: Sequence[UUID], node_ids: Sequence[str] | None
+    ) -> Sequence[ReadingRows]:
+        """See `Backend`."""
+        tenant = self._tenant(tenant_id)
+        configured = {well_id: tenant.node_ids_of(well_id) for well_id in well_ids}
+        return await tenant.reader.read_latest(configured, node_ids)
 
     async def aggregator_stats(self, tenant_id: UUID) -> AggregatorStats:
         """See `Backend`."""
@@ -154,6 +166,51 @@ class Service:
             if report is not None:
                 return report
         raise UnknownConnection(f"connection {connection_id} does not exist or is not active")
+
+    async def list_connections(self, tenant_id: UUID) -> Sequence[ConnectionListing]:
+        """See `Backend`."""
+        tenants = {row.tenant_id for row in await self._master.list_tenants()}
+        if tenant_id not in tenants:
+            raise UnknownTenant(f"tenant {tenant_id} does not exist")
+        rows = await self._master.list_connections(tenant_id)
+        tags: defaultdict[UUID, list[Tag]] = defaultdict(list)
+        for tag_row in await self._master.list_tags(tenant_id):
+            tags[tag_row.connection_id].append(tag_of(tag_row))
+        tenant = self._tenants.get(tenant_id)
+        statuses = {} if tenant is None else tenant.snapshot().connections
+        return [
+            ConnectionListing(
+                connection_id=row.connection_id,
+                name=row.name or "",
+                endpoint_url=row.endpoint_url,
+                security_mode=row.security_mode or "",
+                security_policy=row.security_policy or "",
+                username=row.username or None,
+                active=row.is_active,
+                tags=tags[row.connection_id],
+                status=statuses.get(row.connection_id),
+            )
+            for row in rows
+        ]
+
+    async def list_tenants(self) -> Sequence[TenantListing]:
+        """See `Backend`."""
+        snapshots = {snapshot.tenant_id: snapshot for snapshot in self.snapshots()}
+        return [
+            TenantListing(row.tenant_id, row.name, row.status, row.connections, snapshots.get(row.tenant_id))
+            for row in await self._master.list_tenants()
+        ]
+
+    async def update_tags(self, tenant_id: UUID, connection_id: UUID, change: TagChange) -> int:
+        """See `Backend`."""
+        count = await self._master.change_tags(tenant_id, connection_id, change)
+        await self._reconcile_now()
+        return count
+
+    async def restart_connection(self, tenant_id: UUID, connection_id: UUID) -> None:
+        """See `Backend`."""
+        if not self._tenant(tenant_id).restart_connection(connection_id):
+            raise UnknownConnection(f"connection {connection_id} does not exist or is not active")
 
     async def health(self) -> Health:
         """See `Backend`; the master database is asked at most once a second."""
@@ -206,6 +263,7 @@ class Service:
                 max_message_bytes=settings.grpc_max_message_bytes,
                 drain_s=settings.shutdown_grace_ms / 1000,
                 stop=stop,
+                token_key=self._secrets.derive_key("page tokens"),
                 task_status=task_status,
             )
         finally:

@@ -34,7 +34,7 @@ from scada_trio.errors import DatabaseError, JournalUnavailable
 from scada_trio.journal.queue import Journal, open_journal
 from scada_trio.losses import Loss
 from scada_trio.metrics import Metrics
-from scada_trio.readings import Batch, Delivery, ReadingRows, TagTable
+from scada_trio.readings import Batch, Delivery, TagTable
 from scada_trio.status import ConnectionReport, ConnectionState, ConnectionStatus, TenantSnapshot
 from scada_trio.storage.query import open_reader
 from scada_trio.storage.maintenance import maintain
@@ -72,7 +72,7 @@ class Tenant:
         self._pace = pace
         self._journal: Journal | None = None
         self._journal_error: str | None = None
-        self._reader = open_reader(spec.database_url, limiter=read_limiter, **settings.db_timeouts)
+        self.reader = open_reader(spec.database_url, limiter=read_limiter, **settings.db_timeouts)
         self._connections: dict[UUID, Connection] = {}
         self._scopes: dict[UUID, trio.CancelScope] = {}
         self._changed = trio.Event()
@@ -105,7 +105,7 @@ class Tenant:
         structlog.contextvars.bind_contextvars(tenant_id=str(self.spec.tenant_id))
         try:
             async with AsyncExitStack() as stack:
-                await stack.enter_async_context(self._reader)
+                await stack.enter_async_context(self.reader)
                 self._journal = await self._enter_journal(stack)
                 if self._journal is not None:
                     await self._run_stages(self._journal)
@@ -190,9 +190,17 @@ class Tenant:
                     upkeep.cancel()
                     connections.cancel_scope.cancel()
 
-    async def query_readings(self, well_id: UUID, start_us: int, end_us: int, limit: int) -> ReadingRows:
-        """As `scada_trio.api.backend.Backend.query_readings`, on this tenant's own database; raises `DatabaseError`."""
-        return await self._reader.query_readings(well_id, start_us, end_us, limit)
+    def node_ids_of(self, well_id: UUID) -> frozenset[str]:
+        """The nodes of a well that are to be read."""
+        connections = self.spec.connections.values()
+        return frozenset(tag.node_id for spec in connections for tag in spec.tags if tag.well_id == well_id)
+
+    def restart_connection(self, connection_id: UUID) -> bool:
+        """Make one of this tenant's connections log in anew; False where it is not active here."""
+        connection = self._connections.get(connection_id)
+        if connection is not None:
+            connection.restart()
+        return connection is not None
 
     async def connection_report(self, connection_id: UUID) -> ConnectionReport | None:
         """What is known of one of this tenant's connections; None where it is not active here."""
@@ -201,7 +209,7 @@ class Tenant:
             return None
         losses: list[Loss] = []
         with trio.move_on_after(_LEDGER_TIMEOUT_S), suppress(DatabaseError):
-            losses = [row.loss for row in await self._reader.read_losses(connection_id)]
+            losses = [row.loss for row in await self.reader.read_losses(connection_id)]
         return ConnectionReport(connection.spec, connection.status, losses)
 
     def count_restart(self) -> None:

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,15 +20,17 @@ import pytest
 import structlog
 import trio
 
+from scada_trio.accounts import Accounts
 from scada_trio.api._generated import scada_pb2
-from scada_trio.api.backend import AggregatorStats, ConnectionReport, Health
+from scada_trio.api.backend import AggregatorStats, ConnectionListing, ConnectionReport, Health, TenantListing
 from scada_trio.api.server import serve_grpc
-from scada_trio.desired import ConnectionSpec
+from scada_trio.desired import ConnectionSpec, TagChange
 from scada_trio.errors import UnknownConnection, UnknownTenant
 from scada_trio.logs import StreamHandler, configure_logging
 from scada_trio.losses import Loss
+from scada_trio.queries import Aggregate, AggregatesPage, AggregatesQuery, Position, ReadingScan
 from scada_trio.readings import ReadingRows
-from scada_trio.status import ConnectionStatus
+from scada_trio.status import ConnectionStatus, TenantSnapshot
 
 NODE_CLIENTS = Path(__file__).parent / "node"
 TENANT = UUID("11111111-1111-4111-8111-111111111111")
@@ -50,6 +53,10 @@ class FakeBackend:
         self.status: Literal["healthy", "degraded", "unhealthy"] = "healthy"
         self.link = ConnectionStatus()
         self.losses: list[Loss] = []
+        self.aggregates: list[Aggregate] = []
+        self.aggregates_query: AggregatesQuery | None = None
+        self.restarted: list[UUID] = []
+        self.pages = 0
         self.fault: BaseException | None = None
         self.hold: trio.Event | None = None
         self.entered = trio.Event()
@@ -61,13 +68,43 @@ class FakeBackend:
             (first_us + index * 1_000_000, node_id, float(index), "Good") for index in range(count)
         ]
 
-    async def query_readings(
-        self, tenant_id: UUID, well_id: UUID, start_us: int, end_us: int, limit: int
-    ) -> ReadingRows:
+    async def read_readings(self, tenant_id: UUID, scan: ReadingScan, limit: int, fill: bool) -> ReadingRows:
         await self._enter(tenant_id)
-        rows = [row for row in self.readings.get((tenant_id, well_id), ()) if start_us <= row[0] <= end_us]
-        rows = sorted(rows, reverse=True)[:limit]
-        return ReadingRows.of(well_id, rows)
+        self.pages += 1
+        query, position = scan.query, scan.position
+        rows = [
+            row
+            for row in self.readings.get((tenant_id, query.well_id), ())
+            if query.start_us <= row[0] <= query.end_us and (query.node_ids is None or row[1] in query.node_ids)
+        ]
+        sign = 1 if query.oldest_first else -1
+        rows.sort(key=lambda row: (sign * row[0], row[1]))
+        if position is not None:
+            after = (sign * position.time_us, position.node_id or "")
+            rows = [row for row in rows if (sign * row[0], row[1]) > after]
+        scan.done = len(rows) <= limit
+        rows = rows[:limit]
+        if rows:
+            scan.position = Position(rows[-1][0], rows[-1][1])
+        return ReadingRows.of(query.well_id, rows)
+
+    async def read_aggregates(self, tenant_id: UUID, query: AggregatesQuery) -> AggregatesPage:
+        await self._enter(tenant_id)
+        self.aggregates_query = query
+        after = (query.after.time_us, query.after.node_id or "") if query.after else (-1, "")
+        rest = [a for a in self.aggregates if (a.bucket_us, a.node_id) > after]
+        return AggregatesPage(rest[: query.limit], more=len(rest) > query.limit)
+
+    async def read_latest(
+        self, tenant_id: UUID, well_ids: Sequence[UUID], node_ids: Sequence[str] | None
+    ) -> Sequence[ReadingRows]:
+        await self._enter(tenant_id)
+        newest: list[ReadingRows] = []
+        for well_id in well_ids:
+            rows = {row[1]: row for row in sorted(self.readings.get((tenant_id, well_id), ()))}
+            kept = [rows[name] for name in sorted(rows) if node_ids is None or name in node_ids]
+            newest.append(ReadingRows.of(well_id, kept))
+        return newest
 
     async def aggregator_stats(self, tenant_id: UUID) -> AggregatorStats:
         await self._enter(tenant_id)
@@ -89,6 +126,49 @@ class FakeBackend:
         if spec is None or connection_id in self.removed:
             raise UnknownConnection(f"connection {connection_id} is not active")
         return ConnectionReport(spec, self.link, self.losses)
+
+    async def list_connections(self, tenant_id: UUID) -> Sequence[ConnectionListing]:
+        await self._enter(tenant_id)
+        return [
+            ConnectionListing(
+                connection_id=spec.connection_id,
+                name=spec.name,
+                endpoint_url=spec.endpoint_url,
+                security_mode=str(spec.security_mode),
+                security_policy=spec.security_policy,
+                username=spec.username,
+                active=spec.connection_id not in self.removed,
+                tags=spec.tags,
+                status=None if spec.connection_id in self.removed else self.link,
+            )
+            for spec in self.connections.values()
+        ]
+
+    async def list_tenants(self) -> Sequence[TenantListing]:
+        await self._enter()
+        links = dict.fromkeys(self.connections, self.link)
+        accounts = Accounts(received=12, written=7)
+        running = TenantSnapshot(TENANT, "north", "running", links, None, "away", accounts=accounts)
+        return [
+            TenantListing(TENANT, "north", "ACTIVE", len(self.connections), running),
+            TenantListing(ABSENT, "south", "SUSPENDED", 3, None),
+        ]
+
+    async def update_tags(self, tenant_id: UUID, connection_id: UUID, change: TagChange) -> int:
+        await self._enter(tenant_id)
+        spec = self.connections.get(connection_id)
+        if spec is None:
+            raise UnknownConnection(f"connection {connection_id} does not exist")
+        tags = {} if change.replace else {tag.tag_id: tag for tag in spec.tags if tag.tag_id not in change.removed}
+        tags |= {tag.tag_id: tag for tag in change.tags}
+        self.connections[connection_id] = replace(spec, tags=tuple(tags.values()))
+        return len(tags)
+
+    async def restart_connection(self, tenant_id: UUID, connection_id: UUID) -> None:
+        await self._enter(tenant_id)
+        if connection_id not in self.connections:
+            raise UnknownConnection(f"connection {connection_id} is not active")
+        self.restarted.append(connection_id)
 
     async def health(self) -> Health:
         await self._enter()
@@ -154,6 +234,7 @@ def serve_api(backend: FakeBackend) -> ServeApi:
                     max_message_bytes=max_message_bytes,
                     drain_s=drain_s,
                     stop=stop,
+                    token_key=b"k" * 32,
                     task_status=task_status,
                 )
             done.set()
@@ -180,7 +261,25 @@ MESSAGES: Mapping[str, tuple[Any, Any]] = {
     "RemoveConnection": (scada_pb2.RemoveConnectionRequest, scada_pb2.RemoveConnectionResponse),
     "HealthCheck": (scada_pb2.HealthCheckRequest, scada_pb2.HealthCheckResponse),
     "GetConnection": (scada_pb2.GetConnectionRequest, scada_pb2.GetConnectionResponse),
+    "StreamReadings": (scada_pb2.StreamReadingsRequest, scada_pb2.StreamReadingsResponse),
+    "QueryAggregates": (scada_pb2.QueryAggregatesRequest, scada_pb2.QueryAggregatesResponse),
+    "LatestReadings": (scada_pb2.LatestReadingsRequest, scada_pb2.LatestReadingsResponse),
+    "ListConnections": (scada_pb2.ListConnectionsRequest, scada_pb2.ListConnectionsResponse),
+    "ListTenants": (scada_pb2.ListTenantsRequest, scada_pb2.ListTenantsResponse),
+    "UpdateConnectionTags": (scada_pb2.UpdateConnectionTagsRequest, scada_pb2.UpdateConnectionTagsResponse),
+    "RestartConnection": (scada_pb2.RestartConnectionRequest, scada_pb2.RestartConnectionResponse),
 }
+
+
+def grpcio_stream(channel: grpc.Channel, *, timeout_s: float = 30.0, **fields: Any) -> Any:
+    """A call of StreamReadings with the official Python client: an iterator that blocks, and can be cancelled."""
+    request_type, response_type = MESSAGES["StreamReadings"]
+    call = channel.unary_stream(
+        "/scada.ScadaService/StreamReadings",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=response_type.FromString,
+    )
+    return call(request_type(**fields), timeout=timeout_s, wait_for_ready=True)
 
 
 def grpcio_call(channel: grpc.Channel, method: str, /, *, timeout_s: float = 30.0, **fields: Any) -> Any:

@@ -56,6 +56,7 @@ ANSWERS: list[dict[str, Any]] = [
                     "timestamp": str(FIRST_S + 1),
                     "value": "NaN",
                     "quality": "Bad",
+                    "timestamp_us": f"{FIRST_S + 1}000000",
                 },
                 {
                     "well_id": str(WELL),
@@ -63,8 +64,10 @@ ANSWERS: list[dict[str, Any]] = [
                     "timestamp": str(FIRST_S),
                     "value": 0,
                     "quality": "Good",
+                    "timestamp_us": f"{FIRST_S}000000",
                 },
-            ]
+            ],
+            "next_page_token": "",
         }
     },
     {"response": {"tenant_id": str(TENANT), "buffer_size": 42, "time_since_last_flush_ms": "1234"}},

@@ -56,7 +56,9 @@ async def raw_call(served: ServedApi, body: bytes, **options: Any) -> bytes:
 
 
 async def start_on(backend: FakeBackend, host: str, port: int) -> None:
-    await serve_grpc(backend, host=host, port=port, max_message_bytes=MIB, drain_s=1, stop=trio.Event())
+    await serve_grpc(
+        backend, host=host, port=port, max_message_bytes=MIB, drain_s=1, stop=trio.Event(), token_key=b"k" * 32
+    )
 
 
 async def test_a_port_in_use_is_one_line_that_names_the_variable(backend: FakeBackend, api: ServedApi) -> None:

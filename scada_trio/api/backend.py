@@ -5,13 +5,15 @@ Implemented by `scada_trio.service`; a fake in tests passes the same contract.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 from uuid import UUID
 
-from scada_trio.desired import ConnectionSpec
-from scada_trio.readings import ReadingRows
-from scada_trio.status import ConnectionReport
+from scada_trio.desired import ConnectionSpec, TagChange
+from scada_trio.queries import AggregatesPage, AggregatesQuery, ReadingScan
+from scada_trio.readings import ReadingRows, Tag
+from scada_trio.status import ConnectionReport, ConnectionStatus, TenantSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +33,54 @@ class Health:
     active_tenants: int
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionListing:
+    """One stored connection; ``status`` is None where it is not to run."""
+
+    connection_id: UUID
+    name: str
+    endpoint_url: str
+    security_mode: str
+    security_policy: str
+    username: str | None
+    active: bool
+    tags: Sequence[Tag]
+    status: ConnectionStatus | None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantListing:
+    """One stored tenant, ``status`` as it is stored; ``snapshot`` is None where it is not to run."""
+
+    tenant_id: UUID
+    name: str
+    status: str
+    connections: int
+    snapshot: TenantSnapshot | None
+
+
 class Backend(Protocol):
     """The service as the API sees it.
 
     Errors: `UnknownTenant`, `UnknownConnection`, `ConfigurationRefused`, `DatabaseError`.
     """
 
-    async def query_readings(
-        self, tenant_id: UUID, well_id: UUID, start_us: int, end_us: int, limit: int
-    ) -> ReadingRows:
-        """The newest ``limit`` readings with ``start_us <= time <= end_us``, newest first."""
+    async def read_readings(self, tenant_id: UUID, scan: ReadingScan, limit: int, fill: bool) -> ReadingRows:
+        """The next ``limit`` readings of ``scan`` at most, in its order; moves the scan on.
+
+        With ``fill`` fewer come only where no more are left, which ``scan.done`` tells; without it, as many as are at
+        hand, none at the end only.
+        """
+        ...
+
+    async def read_aggregates(self, tenant_id: UUID, query: AggregatesQuery) -> AggregatesPage:
+        """Buckets of one well, the one that is still filling included."""
+        ...
+
+    async def read_latest(
+        self, tenant_id: UUID, well_ids: Sequence[UUID], node_ids: Sequence[str] | None
+    ) -> Sequence[ReadingRows]:
+        """The newest reading of each tag, by well as asked for; ``node_ids`` None: of all tags."""
         ...
 
     async def aggregator_stats(self, tenant_id: UUID) -> AggregatorStats:
@@ -59,9 +99,34 @@ class Backend(Protocol):
         """One active connection. Its losses are left out where the tenant's database does not answer soon."""
         ...
 
+    async def list_connections(self, tenant_id: UUID) -> Sequence[ConnectionListing]:
+        """Every stored connection of a tenant that is not deleted, by name."""
+        ...
+
+    async def list_tenants(self) -> Sequence[TenantListing]:
+        """Every tenant that is not deleted, by name."""
+        ...
+
+    async def update_tags(self, tenant_id: UUID, connection_id: UUID, change: TagChange) -> int:
+        """Store the change and apply it to what runs; how many tags the connection has then."""
+        ...
+
+    async def restart_connection(self, tenant_id: UUID, connection_id: UUID) -> None:
+        """Drop the session of an active connection; the next attempt is made at once."""
+        ...
+
     async def health(self) -> Health:
         """The state of the whole, without waiting for a device."""
         ...
 
 
-__all__ = ["AggregatorStats", "Backend", "ConnectionReport", "Health", "ReadingRows"]
+__all__ = [
+    "AggregatorStats",
+    "Backend",
+    "ConnectionListing",
+    "ConnectionReport",
+    "Health",
+    "ReadingRows",
+    "TagChange",
+    "TenantListing",
+]

@@ -1,7 +1,7 @@
-"""Between the wire and the service: messages to domain values and back, errors to statuses.
+"""Connections and states between the wire and the service: messages to domain values and back.
 
-Owns every rule about what a request may say, and the one table of statuses. Knows no task, no loop, no storage;
-pure functions. Malformed requests are `InvalidField`, with the path of the field (``tags[3].node_id``).
+Owns every rule about what such a request may say. Knows no task, no loop, no storage; pure functions. Malformed
+requests are `InvalidField`, with the path of the field (``tags[3].node_id``).
 """
 
 from __future__ import annotations
@@ -9,26 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-import trio
-from google.protobuf.message import DecodeError
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError
 from pydantic import SecretStr
 
 from scada_trio.api._generated import scada_pb2
-from scada_trio.api.backend import AggregatorStats, ConnectionReport, Health
-from scada_trio.desired import ConnectionSpec
-from scada_trio.errors import (
-    ConfigurationRefused,
-    DatabaseError,
-    DatabaseMisconfigured,
-    DatabaseUnavailable,
-    InvalidField,
-    UnknownConnection,
-    UnknownTenant,
-    leaves,
+from scada_trio.api.backend import (
+    AggregatorStats,
+    ConnectionListing,
+    ConnectionReport,
+    Health,
+    TagChange,
+    TenantListing,
 )
-from scada_trio.readings import ReadingRows, Tag
+from scada_trio.desired import ConnectionSpec
+from scada_trio.errors import InvalidField
+from scada_trio.readings import Tag
 from scada_trio.validation import (
     MAX_LOGIN_BYTES,
     parse_data_type,
@@ -39,75 +33,7 @@ from scada_trio.validation import (
     parse_uuid,
 )
 
-_LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
 _MAX_INT32 = (1 << 31) - 1
-
-# The first that matches counts. What is not here is a bug of ours: INTERNAL, and nothing of it leaves the process.
-_STATUSES: tuple[tuple[type[Exception], Status], ...] = (
-    (InvalidField, Status.INVALID_ARGUMENT),
-    (DecodeError, Status.INVALID_ARGUMENT),
-    (UnknownTenant, Status.NOT_FOUND),
-    (UnknownConnection, Status.NOT_FOUND),
-    (ConfigurationRefused, Status.FAILED_PRECONDITION),
-    (DatabaseUnavailable, Status.UNAVAILABLE),
-    (DatabaseMisconfigured, Status.FAILED_PRECONDITION),
-    (DatabaseError, Status.UNAVAILABLE),
-    (trio.TooSlowError, Status.DEADLINE_EXCEEDED),
-)
-_TEXTS: dict[type[Exception], str] = {
-    DecodeError: "the request is not a message of this method",
-    trio.TooSlowError: "the answer took too long",
-}
-
-
-def as_grpc_error(error: BaseException) -> GRPCError | None:
-    """The status that ``error`` is answered with, groups unwrapped; None where it is not in the table."""
-    found: GRPCError | None = None
-    for leaf in leaves(error):
-        status = leaf if isinstance(leaf, GRPCError) else _looked_up(leaf)
-        if status is None:
-            return None  # a bug beside an expected error is still a bug
-        found = found or status
-    return found
-
-
-def _looked_up(error: BaseException) -> GRPCError | None:
-    for kind, status in _STATUSES:
-        if isinstance(error, kind):
-            return GRPCError(status, _TEXTS.get(kind, str(error)))
-    return None
-
-
-def interval_us(request: scada_pb2.QueryReadingsRequest) -> tuple[int, int]:
-    """Both ends of the interval asked for, included, in µs since 1970 UTC."""
-    start_s, end_s = int(request.start_time), int(request.end_time)
-    for field, time_s in (("start_time", start_s), ("end_time", end_s)):
-        if not 0 <= time_s <= _LAST_SECOND:
-            raise InvalidField(field, f"{time_s} is not in the years 1970 to 9999; Unix seconds are expected")
-    if end_s < start_s:
-        raise InvalidField("end_time", "is before start_time")
-    return start_s * 1_000_000, end_s * 1_000_000
-
-
-def readings_message(rows: ReadingRows) -> scada_pb2.QueryReadingsResponse:
-    """The answer to QueryReadings; times are cut to whole seconds.
-
-    Appended one by one with attributes set: half the time of building a list of messages.
-    """
-    response = scada_pb2.QueryReadingsResponse()
-    add = response.readings.add
-    well_id = str(rows.well_id)
-    times_s = (rows.time_us // 1_000_000).tolist()
-    for node_id, time_s, value, quality in zip(
-        rows.node_ids, times_s, rows.value.tolist(), rows.qualities, strict=True
-    ):
-        reading = add()
-        reading.well_id = well_id
-        reading.tag_node_id = node_id
-        reading.timestamp = time_s
-        reading.value = value
-        reading.quality = quality
-    return response
 
 
 def stats_message(tenant_id: UUID, stats: AggregatorStats) -> scada_pb2.GetAggregatorStatsResponse:
@@ -144,6 +70,7 @@ def connection_message(report: ConnectionReport) -> scada_pb2.GetConnectionRespo
         tags_monitored=status.tags_monitored,
         tags_refused=[scada_pb2.RefusedTag(node_id=tag.node_id, status=tag.status) for tag in status.tags_refused],
         readings=status.readings,
+        readings_per_second=status.rate.per_second(),
         last_reading_time=None if status.last_reading_at is None else int(status.last_reading_at),
         unstorable=dict(status.unstorable),
         losses=[
@@ -180,6 +107,84 @@ def connection_spec(request: scada_pb2.AddConnectionRequest) -> ConnectionSpec:
     )
 
 
+def tag_change(request: scada_pb2.UpdateConnectionTagsRequest) -> TagChange:
+    """What UpdateConnectionTags asks for."""
+    removed = tuple(parse_uuid(f"remove_tag_ids[{i}]", text) for i, text in enumerate(request.remove_tag_ids))
+    if not request.tags and (request.replace or not removed):
+        raise InvalidField("tags", "is empty; a connection reads at least one tag")
+    tags = _tags(request.tags) if request.tags else ()
+    ids = {tag.tag_id for tag in tags}
+    for index, tag_id in enumerate(removed):
+        if tag_id in ids:
+            raise InvalidField(f"remove_tag_ids[{index}]", "is one of tags too")
+    return TagChange(tags, removed, replace=request.replace)
+
+
+def connection_list_message(
+    listings: Sequence[ConnectionListing], *, include_tags: bool
+) -> scada_pb2.ListConnectionsResponse:
+    """The answer to ListConnections."""
+    return scada_pb2.ListConnectionsResponse(
+        connections=[_connection_summary(listing, include_tags=include_tags) for listing in listings]
+    )
+
+
+def _connection_summary(listing: ConnectionListing, *, include_tags: bool) -> scada_pb2.ConnectionSummary:
+    summary = scada_pb2.ConnectionSummary(
+        connection_id=str(listing.connection_id),
+        name=listing.name,
+        endpoint_url=listing.endpoint_url,
+        security_mode=listing.security_mode,
+        security_policy=listing.security_policy,
+        username=listing.username,
+        active=listing.active,
+        state="inactive",
+        tags_configured=len(listing.tags),
+        tags=[_tag_mapping(tag) for tag in listing.tags] if include_tags else (),
+    )
+    status = listing.status
+    if status is not None:
+        summary.state = status.state.value
+        summary.since = int(status.since)
+        summary.attempts_failed = min(status.attempts_failed, _MAX_INT32)
+        summary.tags_monitored = status.tags_monitored
+        summary.tags_refused = len(status.tags_refused)
+        summary.readings = status.readings
+        summary.readings_per_second = status.rate.per_second()
+        if status.last_error is not None:
+            summary.last_error = status.last_error
+        if status.last_error_type is not None:
+            summary.last_error_type = status.last_error_type
+        if status.last_reading_at is not None:
+            summary.last_reading_time = int(status.last_reading_at)
+    return summary
+
+
+def tenant_list_message(listings: Sequence[TenantListing]) -> scada_pb2.ListTenantsResponse:
+    """The answer to ListTenants."""
+    return scada_pb2.ListTenantsResponse(tenants=map(_tenant_summary, listings))
+
+
+def _tenant_summary(listing: TenantListing) -> scada_pb2.TenantSummary:
+    summary = scada_pb2.TenantSummary(
+        tenant_id=str(listing.tenant_id),
+        name=listing.name,
+        status=listing.status,
+        state="stopped",
+        connections=listing.connections,
+    )
+    snapshot = listing.snapshot
+    if snapshot is not None:
+        summary.state = snapshot.state
+        summary.connections_connected = snapshot.connected
+        summary.buffer_size = snapshot.accounts.in_journal
+        summary.readings_received = snapshot.accounts.received
+        summary.readings_committed = snapshot.accounts.committed
+        if snapshot.last_error is not None:
+            summary.last_error = snapshot.last_error
+    return summary
+
+
 def _tags(mappings: Sequence[scada_pb2.TagMapping]) -> tuple[Tag, ...]:
     if not mappings:
         raise InvalidField("tags", "is empty; a connection reads at least one tag")
@@ -200,4 +205,21 @@ def _tag(path: str, mapping: scada_pb2.TagMapping) -> Tag:
         well_id=parse_uuid(f"{path}.well_id", mapping.well_id),
         node_id=parse_node_id(f"{path}.node_id", mapping.node_id),
         data_type=parse_data_type(f"{path}.data_type", mapping.data_type),
+    )
+
+
+def _tag_mapping(tag: Tag) -> scada_pb2.TagMapping:
+    return scada_pb2.TagMapping(
+        tag_id=str(tag.tag_id),
+        well_id=str(tag.well_id),
+        node_id=tag.node_id,
+        data_type=tag.data_type,
+        name=tag.name or None,
+        unit=tag.unit,
+        scaling_factor=tag.scaling_factor,
+        deadband=tag.deadband,
+        deadband_percent=tag.deadband_percent,
+        sampling_interval_ms=tag.sampling.interval_ms,
+        queue_size=tag.sampling.queue_size,
+        discard_oldest=tag.sampling.discard_oldest,
     )

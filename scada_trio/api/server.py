@@ -23,6 +23,7 @@ import structlog
 import trio
 import trio_asyncio
 from grpclib.const import Status
+from grpclib.encoding.proto import ProtoStatusDetailsCodec
 from grpclib.events import RecvRequest, listen
 from grpclib.exceptions import GRPCError
 from grpclib.protocol import H2Protocol
@@ -31,9 +32,11 @@ from grpclib.server import Server
 from h2.exceptions import StreamClosedError
 
 from scada_trio.api.backend import Backend
-from scada_trio.api.convert import as_grpc_error
 from scada_trio.api.handlers import HealthHandlers, ScadaHandlers
 from scada_trio.api.limits import BoundedStream
+from scada_trio.api.statuses import as_grpc_error, with_reason
+from scada_trio.api.tokens import PageTokens
+from scada_trio.api.wire import WireCodec
 from scada_trio.listening import close_all, open_listening_sockets, shielded_until_cancelled
 
 log = structlog.get_logger()
@@ -53,19 +56,21 @@ async def serve_grpc(
     max_message_bytes: int,
     drain_s: float,
     stop: trio.Event,
+    token_key: bytes,
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until ``stop`` is set, then drain and return; ``started`` passes the host and the bound port.
 
     The drain closes the listener, then each client's connection as soon as no call of it runs, at the latest after
     ``drain_s``; calls that still run then are answered UNAVAILABLE. Cancelled, it does the same without waiting.
-    Raises `ConfigError` naming GRPC_HOST or GRPC_PORT where it cannot listen. Opens its own asyncio loop.
+    ``token_key`` signs page tokens: with the same key those of another process are good. Raises `ConfigError` naming
+    GRPC_HOST or GRPC_PORT where it cannot listen. Opens its own asyncio loop.
     """
     sockets = await open_listening_sockets(host, port, variable_prefix="GRPC")
     try:
         bound: int = sockets[0].getsockname()[1]
         async with shielded_until_cancelled(_HARD_STOP_S) as cancelled, trio_asyncio.open_loop():
-            server = GrpcServer(backend, stop=stop, max_message_bytes=max_message_bytes)
+            server = GrpcServer(backend, stop=stop, max_message_bytes=max_message_bytes, tokens=PageTokens(token_key))
             await trio_asyncio.aio_as_trio(server.listen)(sockets)
             task_status.started((host, bound))
             await _unless(cancelled, stop.wait)
@@ -161,9 +166,13 @@ class _Connection(H2Protocol):  # type: ignore[misc]
 class GrpcServer(Server):  # type: ignore[misc]
     """grpclib's server with a guard around every call and an orderly end; made inside the asyncio loop."""
 
-    def __init__(self, backend: Backend, *, stop: trio.Event, max_message_bytes: int) -> None:
-        services = [ScadaHandlers(backend), HealthHandlers(backend, stop)]
-        super().__init__(ServerReflection.extend(services))
+    def __init__(self, backend: Backend, *, stop: trio.Event, max_message_bytes: int, tokens: PageTokens) -> None:
+        services = [ScadaHandlers(backend, tokens), HealthHandlers(backend, stop)]
+        super().__init__(
+            ServerReflection.extend(services),
+            codec=WireCodec(),
+            status_details_codec=ProtoStatusDetailsCodec(),
+        )
         self.connections: set[_Connection] = set()
         self.stopping = False
         self._cutting = False
@@ -227,12 +236,12 @@ class GrpcServer(Server):  # type: ignore[misc]
         except asyncio.CancelledError:
             if not self._cutting or stream._stream.wrapper.cancelled:
                 raise  # the client cancelled, or its deadline passed: grpclib knows which
-            raise GRPCError(Status.UNAVAILABLE, "the service is stopping") from None
+            raise with_reason(GRPCError(Status.UNAVAILABLE, "the service is stopping")) from None
         except StreamClosedError:
             raise GRPCError(Status.CANCELLED, "the client is gone") from None
         except Exception as error:
             status = as_grpc_error(error)
             if status is None:
                 log.exception("call failed", method=name)
-                status = GRPCError(Status.INTERNAL, "internal error")
+                status = with_reason(GRPCError(Status.INTERNAL, "internal error"))
             raise status from None

@@ -9,7 +9,7 @@ not there are the older ones opened.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -42,7 +42,7 @@ Found = tuple[int, float, int]  # time in µs, value, quality
 
 
 def read_latest(
-    connection: Connection, configured: Mapping[UUID, Sequence[str]], wanted: Sequence[str] | None
+    connection: Connection, configured: Mapping[UUID, Collection[str]], wanted: Collection[str] | None
 ) -> list[ReadingRows]:
     """The newest reading of each tag of each well of ``configured``, in its order, then by the node id's code points.
 
@@ -58,7 +58,7 @@ def read_latest(
         series += ((well_id, name) for name in sorted(known))
     found = _newest(connection, series, recent_us, LAST_US)
     silent = [key for key in series if key not in found]
-    found |= _newest(connection, silent, FIRST_US, recent_us)
+    found |= _newest(connection, silent, 0, recent_us)
     return [
         _rows(well_id, [key for key in series if key[0] == well_id and key in found], found) for well_id in configured
     ]

@@ -8,7 +8,7 @@ and give their idle ones up for each other.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -132,7 +132,7 @@ class TenantReader:
         return await self._call(read_aggregates, query)
 
     async def read_latest(
-        self, configured: Mapping[UUID, Sequence[str]], wanted: Sequence[str] | None
+        self, configured: Mapping[UUID, Collection[str]], wanted: Collection[str] | None
     ) -> list[ReadingRows]:
         """The newest reading of each tag of each well; see `scada_trio.storage.latest.read_latest`."""
         return await self._call(read_latest, configured, wanted)

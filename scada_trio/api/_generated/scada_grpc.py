@@ -38,6 +38,34 @@ class ScadaServiceBase(abc.ABC):
     async def GetConnection(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.GetConnectionRequest, scada_trio.api._generated.scada_pb2.GetConnectionResponse]') -> None:
         pass
 
+    @abc.abstractmethod
+    async def StreamReadings(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.StreamReadingsRequest, scada_trio.api._generated.scada_pb2.StreamReadingsResponse]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def QueryAggregates(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.QueryAggregatesRequest, scada_trio.api._generated.scada_pb2.QueryAggregatesResponse]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def LatestReadings(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.LatestReadingsRequest, scada_trio.api._generated.scada_pb2.LatestReadingsResponse]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def ListConnections(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.ListConnectionsRequest, scada_trio.api._generated.scada_pb2.ListConnectionsResponse]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def ListTenants(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.ListTenantsRequest, scada_trio.api._generated.scada_pb2.ListTenantsResponse]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def UpdateConnectionTags(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.UpdateConnectionTagsRequest, scada_trio.api._generated.scada_pb2.UpdateConnectionTagsResponse]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def RestartConnection(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.RestartConnectionRequest, scada_trio.api._generated.scada_pb2.RestartConnectionResponse]') -> None:
+        pass
+
     def __mapping__(self) -> typing.Dict[str, grpclib.const.Handler]:
         return {
             '/scada.ScadaService/QueryReadings': grpclib.const.Handler(
@@ -75,6 +103,48 @@ class ScadaServiceBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 scada_trio.api._generated.scada_pb2.GetConnectionRequest,
                 scada_trio.api._generated.scada_pb2.GetConnectionResponse,
+            ),
+            '/scada.ScadaService/StreamReadings': grpclib.const.Handler(
+                self.StreamReadings,
+                grpclib.const.Cardinality.UNARY_STREAM,
+                scada_trio.api._generated.scada_pb2.StreamReadingsRequest,
+                scada_trio.api._generated.scada_pb2.StreamReadingsResponse,
+            ),
+            '/scada.ScadaService/QueryAggregates': grpclib.const.Handler(
+                self.QueryAggregates,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                scada_trio.api._generated.scada_pb2.QueryAggregatesRequest,
+                scada_trio.api._generated.scada_pb2.QueryAggregatesResponse,
+            ),
+            '/scada.ScadaService/LatestReadings': grpclib.const.Handler(
+                self.LatestReadings,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                scada_trio.api._generated.scada_pb2.LatestReadingsRequest,
+                scada_trio.api._generated.scada_pb2.LatestReadingsResponse,
+            ),
+            '/scada.ScadaService/ListConnections': grpclib.const.Handler(
+                self.ListConnections,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                scada_trio.api._generated.scada_pb2.ListConnectionsRequest,
+                scada_trio.api._generated.scada_pb2.ListConnectionsResponse,
+            ),
+            '/scada.ScadaService/ListTenants': grpclib.const.Handler(
+                self.ListTenants,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                scada_trio.api._generated.scada_pb2.ListTenantsRequest,
+                scada_trio.api._generated.scada_pb2.ListTenantsResponse,
+            ),
+            '/scada.ScadaService/UpdateConnectionTags': grpclib.const.Handler(
+                self.UpdateConnectionTags,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                scada_trio.api._generated.scada_pb2.UpdateConnectionTagsRequest,
+                scada_trio.api._generated.scada_pb2.UpdateConnectionTagsResponse,
+            ),
+            '/scada.ScadaService/RestartConnection': grpclib.const.Handler(
+                self.RestartConnection,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                scada_trio.api._generated.scada_pb2.RestartConnectionRequest,
+                scada_trio.api._generated.scada_pb2.RestartConnectionResponse,
             ),
         }
 
@@ -117,4 +187,46 @@ class ScadaServiceStub:
             '/scada.ScadaService/GetConnection',
             scada_trio.api._generated.scada_pb2.GetConnectionRequest,
             scada_trio.api._generated.scada_pb2.GetConnectionResponse,
+        )
+        self.StreamReadings = grpclib.client.UnaryStreamMethod(
+            channel,
+            '/scada.ScadaService/StreamReadings',
+            scada_trio.api._generated.scada_pb2.StreamReadingsRequest,
+            scada_trio.api._generated.scada_pb2.StreamReadingsResponse,
+        )
+        self.QueryAggregates = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/scada.ScadaService/QueryAggregates',
+            scada_trio.api._generated.scada_pb2.QueryAggregatesRequest,
+            scada_trio.api._generated.scada_pb2.QueryAggregatesResponse,
+        )
+        self.LatestReadings = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/scada.ScadaService/LatestReadings',
+            scada_trio.api._generated.scada_pb2.LatestReadingsRequest,
+            scada_trio.api._generated.scada_pb2.LatestReadingsResponse,
+        )
+        self.ListConnections = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/scada.ScadaService/ListConnections',
+            scada_trio.api._generated.scada_pb2.ListConnectionsRequest,
+            scada_trio.api._generated.scada_pb2.ListConnectionsResponse,
+        )
+        self.ListTenants = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/scada.ScadaService/ListTenants',
+            scada_trio.api._generated.scada_pb2.ListTenantsRequest,
+            scada_trio.api._generated.scada_pb2.ListTenantsResponse,
+        )
+        self.UpdateConnectionTags = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/scada.ScadaService/UpdateConnectionTags',
+            scada_trio.api._generated.scada_pb2.UpdateConnectionTagsRequest,
+            scada_trio.api._generated.scada_pb2.UpdateConnectionTagsResponse,
+        )
+        self.RestartConnection = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/scada.ScadaService/RestartConnection',
+            scada_trio.api._generated.scada_pb2.RestartConnectionRequest,
+            scada_trio.api._generated.scada_pb2.RestartConnectionResponse,
         )
