@@ -25,6 +25,7 @@ from tests.chaos.ledger import (
     LossRow,
     Rounds,
     Series,
+    index_rows,
     ranges_of,
     read_log,
     read_losses,
@@ -178,6 +179,7 @@ class Run:
         reasons: dict[str, int] = {}
         findings: list[str] = []
         for tenant in self.site.tenants:
+            index_rows(tenant.url)
             losses = read_losses(tenant.url)
             for loss in losses:
                 reasons[loss.reason] = reasons.get(loss.reason, 0) + 1
@@ -197,7 +199,10 @@ class Run:
         series = Series(log, losses, device.counting, subscriptions, 1 if device.counting else _MS_US)
         wrong: dict[str, dict[int, NDArray[np.int64]]] = {}
         for node in range(device.nodes):
-            values, times_us = read_rows(device.tenant.url, device.well_id, node_id(node))
+            values, times_us = read_rows(device.tenant.url, "chaos_rows", device.well_id, node_id(node))
+            stored, _ = read_rows(device.tenant.url, "scada_readings", device.well_id, node_id(node))
+            if not np.array_equal(np.sort(stored), np.unique(values)):
+                wrong.setdefault("not stored as written", {})[node] = np.setxor1d(stored, values)
             for kind, ticks in series.settle(node, values, times_us, rounds, accounts).items():
                 wrong.setdefault(kind, {})[node] = ticks
         found = []

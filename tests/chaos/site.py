@@ -5,8 +5,9 @@
     tenant fast     counting-1, -2, -tiny ── proxy ──► service ── proxy ──► database fast
     tenant makers   asyncua, open62541, node-opcua ── proxy ──►   ── proxy ──► database makers, on a small disk
 
-The unique index of the readings is dropped, so that a reading written twice is there twice. What a supervisor does with
-dead processes the harness does: service, devices and PostgreSQL are started again, and nothing else is.
+The unique index hides a reading that is written twice, so a trigger keeps every row of every committed transaction in
+``chaos_rows``, those that the index turns away, too. What a supervisor does with dead processes the harness does:
+service, devices and PostgreSQL are started again, and nothing else is.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ import psycopg
 import trio
 from pydantic import SecretStr
 
-from scada_trio.storage.databases import create_database
 from scada_trio.storage.embedded import EmbeddedServer
-from scada_trio.storage.migrate import migrate_master, migrate_tenant
+from scada_trio.storage.migrate import migrate_master
+from tests.chaos.databases import create_tenant_database, fetch
 from tests.chaos.disks import BALLAST, small_disks
 from tests.chaos.processes import ROOT, Child, signal_family
 from tests.chaos.proxy import Proxy
@@ -158,7 +159,7 @@ class Site:
 
     async def query(self, url: SecretStr, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Rows of a statement, past every proxy; raises psycopg's errors."""
-        return await trio.to_thread.run_sync(_fetch, url, statement, values)
+        return await trio.to_thread.run_sync(fetch, url, statement, values)
 
     @property
     def master_url(self) -> SecretStr:
@@ -281,7 +282,7 @@ async def _build(
     tenants = []
     for name in ("fast", "makers"):
         disk = disks[1] if disks and name == "makers" else None
-        url = await trio.to_thread.run_sync(_create_tenant_database, postgres, name, disk)
+        url = await trio.to_thread.run_sync(create_tenant_database, postgres, name, disk)
         proxy = Proxy(lambda: postgres.port)
         await nursery.start(proxy.serve)
         tenants.append(Tenant(name, url, proxy))
@@ -316,25 +317,13 @@ async def _build(
 # ---- databases
 
 
-def _create_tenant_database(postgres: EmbeddedServer, name: str, disk: Path | None) -> SecretStr:
-    url = create_database(postgres.url, f"chaos_{name}")
-    if disk is not None:
-        postgres._programs.give(disk)
-        _fetch(postgres.url, f"CREATE TABLESPACE {name} LOCATION '{disk}'")
-        _fetch(postgres.url, f"ALTER DATABASE chaos_{name} SET default_tablespace = {name}")
-    migrate_tenant(url)
-    _fetch(url, "DROP INDEX scada_readings_series")
-    _fetch(url, "CREATE INDEX chaos_newest ON scada_readings (well_id, tag_node_id, value)")
-    return url
-
-
 def _store_configuration(postgres: EmbeddedServer, tenants: Sequence[Tenant], devices: Sequence[Device]) -> None:
     for tenant in tenants:
         url = tenant.url.get_secret_value().replace(f":{postgres.port}/", f":{tenant.proxy.port}/")
         statement = "INSERT INTO tenants (id, name, database_url) VALUES (%s, %s, %s)"
-        _fetch(postgres.url, statement, (tenant.tenant_id, tenant.name, url))
+        fetch(postgres.url, statement, (tenant.tenant_id, tenant.name, url))
     for device in devices:
-        _fetch(
+        fetch(
             postgres.url,
             "INSERT INTO scada_connections (id, tenant_id, name, endpoint_url) VALUES (%s, %s, %s, %s)",
             (device.connection_id, device.tenant.tenant_id, device.name, f"opc.tcp://127.0.0.1:{device.proxy.port}"),
@@ -344,7 +333,7 @@ def _store_configuration(postgres: EmbeddedServer, tenants: Sequence[Tenant], de
 
 def store_tags(url: SecretStr, device: Device, nodes: Sequence[int]) -> None:
     """Blocking: add tags of a device's variables; the service is notified by a trigger."""
-    _fetch(
+    fetch(
         url,
         "INSERT INTO tag_mappings (id, tenant_id, connection_id, well_id, tag_name, opc_node_id)"
         " SELECT gen_random_uuid(), %s, %s, %s, node, node FROM unnest(%s::text[]) AS node",
@@ -355,14 +344,7 @@ def store_tags(url: SecretStr, device: Device, nodes: Sequence[int]) -> None:
 def remove_tags(url: SecretStr, device: Device, nodes: Sequence[int]) -> None:
     """Blocking: remove them again."""
     statement = "DELETE FROM tag_mappings WHERE connection_id = %s AND opc_node_id = ANY(%s)"
-    _fetch(url, statement, (device.connection_id, [node_id(node) for node in nodes]))
-
-
-def _fetch(url: SecretStr, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-    with psycopg.connect(url.get_secret_value(), autocommit=True, connect_timeout=5) as connection:
-        connection.execute("SET statement_timeout = '60s'")
-        cursor = connection.execute(statement.encode(), values or None)
-        return cursor.fetchall() if cursor.description else []
+    fetch(url, statement, (device.connection_id, [node_id(node) for node in nodes]))
 
 
 # ---- devices
