@@ -58,13 +58,13 @@ def die_after(number: int) -> None:
 
 async def main(given: dict[str, Any]) -> None:
     tenant_id, connection_id = UUID(given["tenant"]), UUID(given["connection"])
-    settings = Settings.load(**SETTINGS, journal_dir=Path(given["journal"]))
-    prepare_directory(settings.journal_dir)
+    directory = Path(given["journal"])
+    prepare_directory(directory)
     tags = (Tag(UUID(int=2), WELL, "ns=1;s=a"),)
     connection = ConnectionSpec(connection_id, tenant_id, "device", given["device"], tags=tags)
     tenant = Tenant(
         TenantSpec(tenant_id, "tenant", SecretStr(given["database"]), {connection_id: connection}),
-        settings=settings,
+        settings=Settings.load(**SETTINGS, journal_dir=directory),
         metrics=Metrics(),
         read_limiter=trio.CapacityLimiter(1),
         pace=CommitPace(),
