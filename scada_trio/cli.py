@@ -23,6 +23,7 @@ import scada_trio
 from scada_trio.config import Settings
 from scada_trio.errors import ConfigError, InvalidField, ScadaError, leaves
 from scada_trio.logs import configure_logging
+from scada_trio.sampling import MAX_INTERVAL_MS, MAX_QUEUE_SIZE, Sampling
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -299,7 +300,8 @@ def connection_add(
         Path,
         typer.Option(
             help="CSV with a header, or JSON with a list of objects. Columns: well_id, node_id, tag_name, data_type, "
-            "unit, scaling_factor, deadband, tag_id; the first two are required.",
+            "unit, scaling_factor, deadband, deadband_percent, sampling_interval_ms, queue_size, discard_oldest, "
+            "tag_id; the first two are required.",
         ),
     ],
     name: Annotated[str, typer.Option(help="A name for people.")] = "",
@@ -312,12 +314,32 @@ def connection_add(
     connection_id: Annotated[
         UUID | None, typer.Option("--id", help="Id of the connection; the same again replaces what is stored.")
     ] = None,
+    publishing_interval: Annotated[
+        float | None, typer.Option(min=1, max=MAX_INTERVAL_MS, metavar="MS", help="How often the device reports.")
+    ] = None,
+    sampling_interval: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=MAX_INTERVAL_MS, metavar="MS", help="How often it looks at tags that have no interval."
+        ),
+    ] = None,
+    queue_size: Annotated[
+        int | None, typer.Option(min=1, max=MAX_QUEUE_SIZE, help="Values it keeps of each such tag between reports.")
+    ] = None,
+    discard_oldest: Annotated[
+        bool | None,
+        typer.Option("--discard-oldest/--discard-newest", help="What a full queue throws away.", show_default=False),
+    ] = None,
 ) -> None:
     """Store a connection; a running service starts it at once."""
     from scada_trio.commands.connections import NewConnection, add_connection
 
     password = _password(password_file) if username else None
-    new = NewConnection(tenant, endpoint, tags, name, security_mode, security_policy, username, password, connection_id)
+    new = NewConnection(
+        *(tenant, endpoint, tags, name, security_mode, security_policy, username, password, connection_id),
+        publishing_interval_ms=publishing_interval,
+        sampling=Sampling(sampling_interval, queue_size, discard_oldest),
+    )
     _run(add_connection, out, new)
 
 

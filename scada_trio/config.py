@@ -43,6 +43,7 @@ class DeviceSettings:
     sampling_interval_s: float = 1.0
     keep_alive_s: float = 5.0
     queue_size: int = 10
+    discard_oldest: bool = True
     slow_retry_s: float = 300.0
     max_backoff_s: float = 60.0
 
@@ -107,6 +108,7 @@ class Settings(BaseSettings):
     opc_publishing_interval_ms: Milliseconds = 1_000
     opc_sampling_interval_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 1_000
     opc_keep_alive_ms: Milliseconds = 5_000
+    opc_discard_oldest: bool = True
     opc_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 10
 
     aggregation_buffer_ms: Milliseconds = 5_000
@@ -177,6 +179,7 @@ class Settings(BaseSettings):
             sampling_interval_s=self.opc_sampling_interval_ms / 1000,
             keep_alive_s=self.opc_keep_alive_ms / 1000,
             queue_size=self.opc_queue_size,
+            discard_oldest=self.opc_discard_oldest,
         )
 
     @property

@@ -40,7 +40,7 @@ from scada_trio.opcua.subscription import Subscription, open_subscription
 from scada_trio.opcua.takeover import TakeoverUnanswered
 from scada_trio.opcua.transport import DeviceAway, knock, parse_endpoint
 from scada_trio.readings import Delivery, TagTable
-from scada_trio.status import ConnectionState, ConnectionStatus
+from scada_trio.status import ConnectionState, ConnectionStatus, Revisions
 
 _SETTLED_AFTER_S: Final = 60.0
 """A session that lived this long, or delivered, ends the count of failures."""
@@ -104,8 +104,8 @@ class Connection:
     def update(self, spec: ConnectionSpec) -> None:
         """Make ``spec``, of the same connection id, what is wanted.
 
-        Where only tags or the name differ they are applied to the live subscription, and other tags do not notice;
-        else the link is dropped. A link that waits for its next attempt, or was given up, is tried at once.
+        Where only name, tags or parameters differ they are applied to the live subscription, and other tags do not
+        notice; else the link is dropped. A link that waits for its next attempt, or was given up, is tried at once.
         """
         if spec == self.spec:
             return
@@ -216,7 +216,7 @@ class Connection:
         return self._keeper.leaves and not ended_by_error
 
     async def _apply(self, subscription: Subscription) -> None:
-        self._keeper.items_are_there(changed=await subscription.apply(self.spec.tags))
+        self._keeper.items_are_there(changed=await subscription.apply(self.spec))
 
     async def _watch_connected(self, session: Session, subscription: Subscription) -> None:
         connected_at = trio.current_time()
@@ -230,6 +230,7 @@ class Connection:
         finally:
             self._metrics.active_connections.dec()
             self.status.tags_monitored = 0
+            self.status.revisions = Revisions()
             if trio.current_time() - connected_at >= _SETTLED_AFTER_S:
                 self._forget_failures()
 
@@ -254,6 +255,8 @@ class Connection:
     def _show_tags(self, subscription: Subscription) -> None:
         self.status.tags_monitored = len(subscription)
         self.status.tags_refused = subscription.refused
+        self.status.revisions = subscription.revisions
+        self._failures.revised(subscription.revisions)
 
     # ---- between attempts
 

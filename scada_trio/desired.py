@@ -14,6 +14,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from scada_trio.readings import Tag
+from scada_trio.sampling import UNSET, Sampling
 
 
 class SecurityMode(enum.StrEnum):
@@ -29,7 +30,7 @@ class ConnectionSpec:
     """One active row of ``scada_connections`` with its tags.
 
     ``problem`` tells why the row cannot be used (bad URL, password that does not decrypt); such a connection is
-    shown as refused and not tried until the row changes.
+    shown as refused and not tried until the row changes. ``sampling`` is that of tags that have none of their own.
     """
 
     connection_id: UUID
@@ -41,6 +42,8 @@ class ConnectionSpec:
     username: str | None = None
     password: SecretStr | None = None
     allow_plaintext_password: bool = False
+    publishing_interval_ms: float | None = None
+    sampling: Sampling = UNSET
     tags: tuple[Tag, ...] = ()
     problem: str | None = None
 

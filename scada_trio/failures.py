@@ -1,10 +1,11 @@
 """What a connection logs of its ups and downs, so that a thousand devices without power do not fill a disk.
 
-Owns how often the same thing is said. Knows no device; starts nothing.
+Owns how often the same thing is said: failures, and what a device revised. Knows no device; starts nothing.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Final
 
 import structlog
@@ -12,9 +13,11 @@ import trio
 
 from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import DeviceError
+from scada_trio.status import Revisions
 
 _QUIET_S: Final = 300.0
 """The same failure of a device is logged once in this time."""
+_EXAMPLES: Final = 3
 
 
 class FailureLog:
@@ -24,6 +27,7 @@ class FailureLog:
         self.names = names_of(spec)
         self._log = structlog.get_logger()
         self._said: dict[str, float] = {}
+        self._revisions = Revisions()
 
     def connected(self, *, tags_count: int) -> None:
         """The link is up with ``tags_count`` monitored items."""
@@ -42,6 +46,24 @@ class FailureLog:
         """The subscription of the session before goes on."""
         if self._may_say("taken over"):
             self._log.info("OPC UA subscription taken over", **self.names, session_resumed=resumed)
+
+    def revised(self, revisions: Revisions) -> None:
+        """What the server made of the subscription and its items; said where it is other than the last time."""
+        if revisions == self._revisions:
+            return
+        self._revisions, terms = revisions, revisions.terms
+        detail: dict[str, object] = {}
+        if terms is not None and terms.revised:
+            detail |= asdict(terms)
+        if revisions.items:
+            examples = [
+                f"{item.node_id} sampling {item.sampling_ms:g} -> {item.revised_sampling_ms:g} ms, "
+                f"queue {item.queue_size} -> {item.revised_queue_size}"
+                for item in revisions.examples[:_EXAMPLES]
+            ]
+            detail |= {"items_revised": revisions.items, "examples": examples}
+        if detail:
+            self._log.info("OPC UA subscription revised by the device", **self.names, **detail)
 
     def lost(self, event: str, **detail: object) -> None:
         """Readings were lost on the way."""

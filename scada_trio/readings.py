@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scada_trio.memory import Mark
+from scada_trio.sampling import UNSET, Sampling
 
 
 class Quality(enum.IntEnum):
@@ -39,7 +40,11 @@ QUALITY_LABELS: Final = ("Good", "Uncertain", "Bad")
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """One measured point of a well, as ``tag_mappings`` has it."""
+    """One measured point of a well, as ``tag_mappings`` has it; None where a row or request does not say.
+
+    ``deadband`` is in the reading's own unit, ``deadband_percent`` of the node's EURange (OPC UA Part 8, 5.3.2.3).
+    ``problem`` tells why the row cannot be used; such a tag is shown as refused and not monitored until it changes.
+    """
 
     tag_id: UUID
     well_id: UUID
@@ -47,8 +52,16 @@ class Tag:
     data_type: str = ""
     name: str = ""
     unit: str | None = None
-    scaling_factor: float = 1.0
+    scaling_factor: float | None = None
     deadband: float | None = None
+    deadband_percent: float | None = None
+    sampling: Sampling = UNSET
+    problem: str | None = None
+
+    @property
+    def factor(self) -> float:
+        """What the device's numbers are multiplied by."""
+        return 1.0 if self.scaling_factor is None else self.scaling_factor
 
 
 class TagTable:

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from scada_trio.desired import ConnectionSpec, SecurityMode, TenantSpec
 from scada_trio.errors import InvalidField
 from scada_trio.readings import Tag
+from scada_trio.sampling import UNSET, parse_deadband_percent, parse_publishing_interval, parse_sampling
 from scada_trio.secrets import SecretBox, SecretError
 from scada_trio.storage.master import ConnectionRow, MasterDatabase, MasterRows, TagRow, TenantRow
 from scada_trio.validation import parse_endpoint, parse_security
@@ -75,9 +76,15 @@ def _connection_spec(row: ConnectionRow, tag_rows: Iterable[TagRow], secrets: Se
     problem: str | None = None
     mode, policy = SecurityMode.NONE, "None"
     password: SecretStr | None = None
+    publishing_interval_ms: float | None = None
+    sampling = UNSET
     try:
         parse_endpoint("endpoint_url", row.endpoint_url)
         mode, policy = parse_security(row.security_mode or "", row.security_policy or "")
+        publishing_interval_ms = parse_publishing_interval(
+            "publishing_interval_ms", row.parameters.get("publishing_interval_ms")
+        )
+        sampling = parse_sampling("", row.parameters)
         if row.password:
             password = secrets.decrypt(row.password)
     except (InvalidField, SecretError) as error:
@@ -92,6 +99,8 @@ def _connection_spec(row: ConnectionRow, tag_rows: Iterable[TagRow], secrets: Se
         username=row.username or None,
         password=password,
         allow_plaintext_password=row.allow_plaintext_password,
+        publishing_interval_ms=publishing_interval_ms,
+        sampling=sampling,
         tags=tuple(sorted(map(tag_of, tag_rows), key=lambda tag: tag.tag_id)),
         problem=problem,
     )
@@ -99,6 +108,14 @@ def _connection_spec(row: ConnectionRow, tag_rows: Iterable[TagRow], secrets: Se
 
 def tag_of(row: TagRow) -> Tag:
     """The tag that a row means."""
+    problem: str | None = None
+    percent: float | None = None
+    sampling = UNSET
+    try:
+        percent = parse_deadband_percent("deadband_percent", row.parameters.get("deadband_percent"), row.deadband)
+        sampling = parse_sampling("", row.parameters)
+    except InvalidField as error:
+        problem = str(error)
     return Tag(
         tag_id=row.tag_id,
         well_id=row.well_id,
@@ -106,6 +123,9 @@ def tag_of(row: TagRow) -> Tag:
         data_type=row.data_type or "",
         name=row.name or "",
         unit=row.unit,
-        scaling_factor=1.0 if row.scaling_factor is None else row.scaling_factor,
+        scaling_factor=row.scaling_factor,
         deadband=row.deadband,
+        deadband_percent=percent,
+        sampling=sampling,
+        problem=problem,
     )

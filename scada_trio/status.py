@@ -28,10 +28,54 @@ class ConnectionState(enum.StrEnum):
 
 @dataclass(slots=True)
 class RefusedTag:
-    """A monitored item that the server did not create, and the name of its status code."""
+    """A tag that is not monitored: the name of the server's status code, or what is wrong with the tag's row."""
 
     node_id: str
     status: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionTerms:
+    """What was asked for, and what the server made of it (OPC UA Part 4, 5.13.2); counts are publishing intervals."""
+
+    publishing_ms: float
+    keep_alive_count: int
+    lifetime_count: int
+    revised_publishing_ms: float
+    revised_keep_alive_count: int
+    revised_lifetime_count: int
+
+    @property
+    def keep_alive_s(self) -> float:
+        """The keep-alive period that the server granted."""
+        return self.revised_publishing_ms * self.revised_keep_alive_count / 1000
+
+    @property
+    def revised(self) -> bool:
+        """Whether the server made anything else of it."""
+        asked = (self.publishing_ms, self.keep_alive_count, self.lifetime_count)
+        return asked != (self.revised_publishing_ms, self.revised_keep_alive_count, self.revised_lifetime_count)
+
+
+@dataclass(frozen=True, slots=True)
+class RevisedItem:
+    """A monitored item that the server samples or queues otherwise than asked for (Part 4, 5.12.2)."""
+
+    node_id: str
+    sampling_ms: float
+    revised_sampling_ms: float
+    queue_size: int
+    revised_queue_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revisions:
+    """What a server made of a subscription and its items; ``examples`` are the first of the items revised."""
+
+    terms: SubscriptionTerms | None = None
+    items: int = 0
+    examples: tuple[RevisedItem, ...] = ()
+    unfiltered: int = 0
 
 
 @dataclass(slots=True)
@@ -45,6 +89,7 @@ class ConnectionStatus:
     last_error_type: str | None = None
     tags_monitored: int = 0
     tags_refused: list[RefusedTag] = field(default_factory=list)
+    revisions: Revisions = Revisions()
     readings: int = 0
     rate: Rate = field(default_factory=Rate)  # readings received
     last_reading_at: float | None = None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,13 @@ from uuid import UUID, uuid5
 
 from scada_trio.errors import InvalidField
 from scada_trio.readings import Tag
+from scada_trio.sampling import FIELDS, parse_deadband_percent, parse_number, parse_sampling
 from scada_trio.validation import parse_data_type, parse_node_id, parse_uuid
 
-COLUMNS = ("well_id", "node_id", "tag_name", "data_type", "unit", "scaling_factor", "deadband", "tag_id")
+COLUMNS = (
+    *("well_id", "node_id", "tag_name", "data_type", "unit", "scaling_factor", "deadband", "deadband_percent"),
+    *(*FIELDS, "tag_id"),
+)
 _REQUIRED = ("well_id", "node_id")
 
 
@@ -83,17 +86,6 @@ def _tag(place: str, row: Mapping[str, Any], connection_id: UUID) -> Tag:
         value = row.get(column)
         return "" if value is None else str(value).strip()
 
-    def number(column: str) -> float | None:
-        if not text(column):
-            return None
-        try:
-            value = float(text(column))
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise InvalidField(f"{place} {column}", f"{text(column)!r} is not a number")
-        return value
-
     well_id = parse_uuid(f"{place} well_id", text("well_id"))
     node_id = parse_node_id(f"{place} node_id", text("node_id"))
     tag_id = (
@@ -101,7 +93,7 @@ def _tag(place: str, row: Mapping[str, Any], connection_id: UUID) -> Tag:
         if text("tag_id")
         else uuid5(connection_id, f"{well_id} {node_id}")
     )
-    scaling = number("scaling_factor")
+    deadband = parse_number(f"{place} deadband", row.get("deadband"))
     return Tag(
         tag_id=tag_id,
         well_id=well_id,
@@ -109,6 +101,8 @@ def _tag(place: str, row: Mapping[str, Any], connection_id: UUID) -> Tag:
         data_type=parse_data_type(f"{place} data_type", text("data_type")),
         name=text("tag_name"),
         unit=text("unit") or None,
-        scaling_factor=1.0 if scaling is None else scaling,
-        deadband=number("deadband"),
+        scaling_factor=parse_number(f"{place} scaling_factor", row.get("scaling_factor")),
+        deadband=deadband,
+        deadband_percent=parse_deadband_percent(f"{place} deadband_percent", row.get("deadband_percent"), deadband),
+        sampling=parse_sampling(f"{place} ", row),
     )

@@ -127,7 +127,7 @@ async def test_a_connection_arrives_as_it_was_asked_for(call: Call, backend: Fak
         TAG,
         WELL,
         "ns=2;s=Pressure",
-        1.0,
+        None,
         None,
     )
 

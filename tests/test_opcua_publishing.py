@@ -195,7 +195,9 @@ async def test_difference_only() -> None:
         await rig.until_value(A.node_id, 8.0)
         assert device.items == {1: before[1], 3: 3}
         rig.update(tags=(replace(A, scaling_factor=4.0, deadband=1.0), other))
-        await device.until(lambda: set(device.items) == {3, 4})
+        await device.until(lambda: "ModifyMonitoredItems" in device.calls)
+        assert device.asked[1].Filter.DeadbandValue == 0.25
+        assert device.items == {1: before[1], 3: 3}
 
 
 async def test_too_many_operations() -> None:

@@ -397,15 +397,16 @@ async def open_taken_over(device: ScriptedDevice, memory: Memory, *tags: Any) ->
         nursery.cancel_scope.cancel()
 
 
-async def test_changed_deadband_makes_another_item() -> None:
-    """A tag whose deadband changed while the service was down gets a new item in the old subscription."""
+async def test_changed_deadband_is_asked_for_after_a_restart() -> None:
+    """A tag whose deadband changed while the service was down keeps its item, with the new deadband."""
     device, memory = ScriptedDevice(), Memory()
     async with open_recovering(replace(A, deadband=1.0), device=device, memory=memory):
         before_items = dict(device.items)
     device.port = 0
     async with open_taken_over(device, memory, replace(A, deadband=2.0)):
         assert device.calls.count("CreateSubscription") == 1
-        assert device.items.keys().isdisjoint(before_items)
+        assert device.items == before_items
+        assert [asked.Filter.DeadbandValue for asked in device.asked.values()] == [2.0]
 
 
 async def test_other_endpoint_is_not_taken_over() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -12,6 +13,9 @@ from pydantic import SecretStr
 from scada_trio.desired import ConnectionSpec, SecurityMode
 from scada_trio.errors import ConfigurationRefused, DatabaseMisconfigured, DatabaseUnavailable, UnknownTenant
 from scada_trio.readings import Tag
+from scada_trio.registry import build_specs
+from scada_trio.sampling import Sampling
+from scada_trio.secrets import SecretBox
 from scada_trio.storage.master import MasterDatabase, open_master
 from tests.fix_postgres import PostgresServer, fetch
 from tests.storage_samples import OTHER_WELL, WELL
@@ -111,6 +115,79 @@ async def test_tables_of_another_application(foreign_url: SecretStr) -> None:
         with pytest.raises(ConfigurationRefused, match="tag_mappings"):
             await master.store_connection(_spec(_tag(node_id="")), None)
         assert len((await master.load()).tags) == 1
+
+
+async def test_parameters_are_stored_and_read_as_text(master: MasterDatabase) -> None:
+    """Of connection and tag; what is not said again stays, and one kind of deadband takes the place of the other."""
+    tag = _tag(deadband_percent=2.5, sampling=Sampling(250.0, 20, discard_oldest=False))
+    spec = replace(_spec(tag), publishing_interval_ms=500.0, sampling=Sampling(0.0, 1, discard_oldest=True))
+    await master.store_connection(spec, None)
+    connection = {"publishing_interval_ms": "500", "sampling_interval_ms": "0", "queue_size": "1"}
+    item = {"sampling_interval_ms": "250", "queue_size": "20", "discard_oldest": "false"}
+    for again in (_spec(replace(tag, deadband_percent=None, sampling=Sampling())), _spec(tag)):
+        rows = await master.load()
+        assert rows.connections[0].parameters == {**connection, "discard_oldest": "true"}
+        assert rows.tags[0].parameters == {**item, "deadband_percent": "2.5"}
+        await master.store_connection(again, None)
+    bare = replace(tag, deadband_percent=None, sampling=Sampling())
+    await master.store_connection(_spec(replace(bare, deadband=0.5)), None)
+    (row,) = (await master.load()).tags
+    assert (row.deadband, row.parameters["deadband_percent"]) == (0.5, None)
+    await master.store_connection(_spec(replace(bare, deadband_percent=1.0)), None)
+    (row,) = (await master.load()).tags
+    assert (row.deadband, row.parameters["deadband_percent"]) == (None, "1")
+    master.close()
+
+
+async def test_a_scaling_factor_of_one_is_one(master: MasterDatabase) -> None:
+    """Said, it takes the place of another; not said, it leaves it."""
+    tag = _tag(scaling_factor=10.0)
+    for said, stored in ((10.0, 10.0), (None, 10.0), (1.0, 1.0)):
+        await master.store_connection(_spec(replace(tag, scaling_factor=said)), None)
+        assert [row.scaling_factor for row in (await master.load()).tags] == [stored]
+    master.close()
+
+
+async def test_parameters_of_tables_without_their_columns(foreign_url: SecretStr) -> None:
+    """They are absent, and a request that brings one is refused as a whole: half of it would mean another thing."""
+    async with open_master(foreign_url, connect_timeout_s=5, statement_timeout_s=30) as master:
+        await master.add_tenant(TENANT, "acme", SECRET_URL)
+        await master.store_connection(_spec(_tag()), None)
+        rows = await master.load()
+        assert set(rows.connections[0].parameters.values()) == set(rows.tags[0].parameters.values()) == {None}
+        with pytest.raises(ConfigurationRefused, match="tag_mappings has no column deadband_percent"):
+            await master.store_connection(_spec(_tag(deadband_percent=5.0)), None)
+        with pytest.raises(ConfigurationRefused, match="scada_connections has no column queue_size"):
+            await master.store_connection(replace(_spec(_tag()), sampling=Sampling(queue_size=5)), None)
+        assert len((await master.load()).tags) == 1
+
+
+async def test_bad_parameters_are_a_problem_of_their_own_row(foreign_url: SecretStr) -> None:
+    """Columns of any type; a value that cannot be used is shown with its row, and every other row runs."""
+    fetch(foreign_url, "ALTER TABLE scada_connections ADD queue_size text, ADD publishing_interval_ms numeric(8, 2)")
+    fetch(foreign_url, "ALTER TABLE tag_mappings ADD discard_oldest text, ADD sampling_interval_ms text")
+    fetch(foreign_url, "ALTER TABLE tag_mappings ADD deadband_percent float8, ADD queue_size smallint")
+    good, slow, double = _tag("ns=2;s=1"), _tag("ns=2;s=2"), _tag("ns=2;s=3", deadband=1.0)
+    other = uuid4()
+    async with open_master(foreign_url, connect_timeout_s=5, statement_timeout_s=30) as master:
+        await master.add_tenant(TENANT, "acme", "postgresql://localhost/acme")
+        await master.store_connection(_spec(good, slow, double), None)
+        await master.store_connection(_spec(_tag("ns=2;s=4"), connection_id=other), None)
+        fetch(foreign_url, "UPDATE scada_connections SET queue_size = 'many' WHERE id = %s", str(other))
+        fetch(foreign_url, "UPDATE scada_connections SET publishing_interval_ms = 500 WHERE id = %s", str(CONNECTION))
+        fetch(foreign_url, "UPDATE tag_mappings SET sampling_interval_ms = 'slow' WHERE id = %s", str(slow.tag_id))
+        fetch(foreign_url, "UPDATE tag_mappings SET deadband_percent = 5 WHERE id = %s", str(double.tag_id))
+        fetch(
+            foreign_url, "UPDATE tag_mappings SET queue_size = 3, discard_oldest = 'f' WHERE id = %s", str(good.tag_id)
+        )
+        specs = build_specs(await master.load(), SecretBox(None))
+    spec, spoiled = specs[TENANT].connections[CONNECTION], specs[TENANT].connections[other]
+    assert (spec.problem, spec.publishing_interval_ms) == (None, 500.0)
+    assert spoiled.problem == "queue_size: 'many' is not a number"
+    tags = {tag.tag_id: tag for tag in spec.tags}
+    assert (tags[good.tag_id].problem, tags[good.tag_id].sampling) == (None, Sampling(None, 3, discard_oldest=False))
+    assert tags[slow.tag_id].problem == "sampling_interval_ms: 'slow' is not a number"
+    assert tags[double.tag_id].problem == "deadband_percent: cannot be given beside deadband, a node has one filter"
 
 
 async def test_rows_with_ids_that_are_no_uuids_keep_nobody_else_from_running(foreign_url: SecretStr) -> None:

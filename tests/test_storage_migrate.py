@@ -31,9 +31,27 @@ READINGS = """
 def test_a_master_database(postgres: PostgresServer) -> None:
     """Made from nothing; the second time there is nothing to do."""
     url = postgres.create_database()
-    assert migrate_master(url) == ["master-0001-configuration"]
+    assert migrate_master(url) == ["master-0001-configuration", "master-0002-parameters"]
     assert migrate_master(url) == []
     assert {"tenants", "scada_connections", "tag_mappings"} <= {name for (name,) in fetch(url, TABLES)}
+
+
+def test_tables_of_another_application_get_no_columns(postgres: PostgresServer) -> None:
+    """Even where they have the trigger that tells the service; a table of ours beside them gets its own."""
+    url = postgres.create_database()
+    fetch(url, FOREIGN)
+    fetch(url, "DROP TABLE tag_mappings")
+    before = fetch(url, COLUMNS, "scada_connections")
+    migrate_master(url)
+    fetch(
+        url,
+        """CREATE TRIGGER scada_config_changed AFTER UPDATE ON scada_connections
+        FOR EACH STATEMENT EXECUTE FUNCTION scada_config_changed()""",
+    )
+    fetch(url, "DELETE FROM scada_migrations WHERE migration_id = 'master-0002-parameters'")
+    assert migrate_master(url) == ["master-0002-parameters"]
+    assert fetch(url, COLUMNS, "scada_connections") == before
+    assert "deadband_percent" in {row[0] for row in fetch(url, COLUMNS, "tag_mappings")}
 
 
 def test_a_tenant_database(postgres: PostgresServer) -> None:
@@ -80,7 +98,7 @@ def test_an_interrupted_migration_is_taken_up(postgres: PostgresServer) -> None:
     assert len(migrate_tenant(url).applied) == 5
     url = postgres.create_master()
     fetch(url, "DELETE FROM scada_migrations")
-    assert migrate_master(url) == ["master-0001-configuration"]
+    assert migrate_master(url) == ["master-0001-configuration", "master-0002-parameters"]
 
 
 @pytest.mark.parametrize("relation", ["TABLE scada_readings", "TABLE scada_loss", "VIEW scada_readings_daily"])

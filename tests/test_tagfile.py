@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from scada_trio.errors import InvalidField
+from scada_trio.sampling import UNSET, Sampling
 from scada_trio.tagfile import read_tags
 
 CONNECTION = UUID("11111111-1111-1111-1111-111111111111")
@@ -33,7 +34,16 @@ def test_a_csv_file_gives_its_tags(tmp_path: Path) -> None:
         0.1,
         0.5,
     )
-    assert (bare.scaling_factor, bare.deadband, bare.unit) == (1.0, None, None)
+    assert (bare.scaling_factor, bare.deadband, bare.unit, bare.sampling) == (None, None, None, UNSET)
+
+
+def test_a_csv_file_gives_parameters(tmp_path: Path) -> None:
+    """Each column of a tag's sampling and filter, each of them optional."""
+    header = "well_id,node_id,deadband_percent,sampling_interval_ms,queue_size,discard_oldest\n"
+    rows = f"{WELL},ns=2;s=P,1.5,250,20,false\n{WELL},ns=2;s=Q,,0,,\n"
+    first, second = read_tags(write(tmp_path, "tags.csv", header + rows), CONNECTION)
+    assert (first.deadband_percent, first.sampling) == (1.5, Sampling(250.0, 20, discard_oldest=False))
+    assert (second.deadband_percent, second.sampling) == (None, Sampling(0.0))
 
 
 def test_the_same_file_gives_the_same_tag_ids(tmp_path: Path) -> None:
@@ -60,6 +70,12 @@ def test_a_json_file_gives_its_tags(tmp_path: Path) -> None:
         ("t.csv", f"well_id,node_id\n{WELL},ns=2;s=P\nx,ns=2;s=Q\n", "line 3 well_id"),
         ("t.csv", f"well_id,node_id\n{WELL},nonsense\n", "line 2 node_id"),
         ("t.csv", f"well_id,node_id,deadband\n{WELL},ns=2;s=P,much\n", "line 2 deadband: 'much' is not a number"),
+        ("t.csv", f"well_id,node_id,queue_size\n{WELL},ns=2;s=P,0\n", "line 2 queue_size: 0 is not between 1 and"),
+        ("t.csv", f"well_id,node_id,queue_size\n{WELL},ns=2;s=P,2.5\n", "line 2 queue_size: 2.5 is not a whole"),
+        ("t.csv", f"well_id,node_id,discard_oldest\n{WELL},ns=2;s=P,perhaps\n", "discard_oldest: 'perhaps' is neither"),
+        ("t.csv", f"well_id,node_id,sampling_interval_ms\n{WELL},i=1,-1\n", "sampling_interval_ms: -1 is not between"),
+        ("t.csv", f"well_id,node_id,deadband,deadband_percent\n{WELL},i=1,1,1\n", "cannot be given beside deadband"),
+        ("t.json", f'[{{"well_id": "{WELL}", "node_id": "i=1", "deadband_percent": 101}}]', "101 is not between 0 and"),
         (
             "t.csv",
             f"well_id,node_id\n{WELL},ns=2;s=P\n{WELL},ns=2;s=P\n",

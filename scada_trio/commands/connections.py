@@ -20,6 +20,7 @@ from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import ConfigurationRefused
 from scada_trio.instance import open_instance
 from scada_trio.registry import Registry
+from scada_trio.sampling import UNSET, Sampling
 from scada_trio.tagfile import read_tags
 from scada_trio.validation import parse_endpoint, parse_security
 
@@ -37,10 +38,15 @@ class NewConnection:
     username: str | None = None
     password: SecretStr | None = None
     connection_id: UUID | None = None
+    publishing_interval_ms: float | None = None
+    sampling: Sampling = UNSET
 
 
 async def add_connection(settings: Settings, console: Console, new: NewConnection) -> None:
-    """Validate everything, then store; the same ``connection_id`` again replaces what is stored."""
+    """Validate everything, then store; the same ``connection_id`` again replaces what is stored.
+
+    Name and parameters that are not given stay as they are stored.
+    """
     connection_id = new.connection_id or uuid4()
     endpoint_url = parse_endpoint("--endpoint", new.endpoint_url)
     mode, policy = parse_security(new.security_mode, new.security_policy)
@@ -55,6 +61,8 @@ async def add_connection(settings: Settings, console: Console, new: NewConnectio
             security_policy=policy,
             username=new.username,
             password=new.password,
+            publishing_interval_ms=new.publishing_interval_ms,
+            sampling=new.sampling,
             tags=tuple(tags),
         )
         password = None if new.password is None else instance.secrets.encrypt(new.password)
@@ -83,12 +91,17 @@ async def list_connections(settings: Settings, console: Console, tenant: str | N
                 spec.endpoint_url,
                 security,
                 str(len(spec.tags)),
-                spec.problem or "",
+                spec.problem or _problem_of_tags(spec),
             )
     if table.row_count:
         console.print(table)
     else:
         console.print("no connections; add one with: scada-trio connection add --help")
+
+
+def _problem_of_tags(spec: ConnectionSpec) -> str:
+    problems = [f"{tag.node_id} {tag.problem}" for tag in spec.tags if tag.problem is not None]
+    return "" if not problems else problems[0] if len(problems) == 1 else f"{len(problems)} tags: {problems[0]}, ..."
 
 
 async def remove_connection(settings: Settings, console: Console, connection_id: UUID) -> None:

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from scada_trio.losses import RememberedSubscription
 from scada_trio.opcua.intake import Intake
 from scada_trio.opcua.notifications import HandleMap
+from scada_trio.opcua.parameters import ItemParameters
 from scada_trio.opcua.sequence import after
 from scada_trio.readings import Tag, TagTable
+from scada_trio.status import RevisedItem, SubscriptionTerms
 
 Series = tuple[UUID, str]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Item:
     """One tag's monitored item; ``item_id`` is the server's number for it, None until it exists.
 
-    ``deadband`` is what was asked for in the device's unit, None for none; ``unfiltered``: the server refused it.
+    ``asked`` is None where it is not known: the item is an earlier process's, or a change of it was broken off.
+    ``deadband`` is the absolute one that it has as far as is known, in the device's unit; ``unfiltered``: the server
+    refused the deadband. ``revised``: sampling interval in ms and queue size as the server has them.
     """
 
     tag: Tag
@@ -32,12 +37,31 @@ class Item:
     item_id: int | None = None
     refused: str | None = None
     unfiltered: bool = False
+    asked: ItemParameters | None = None
+    revised: tuple[float, int] | None = None
+
+    def agree(self, asked: ItemParameters, result: Any, *, unfiltered: bool) -> None:
+        """The server took ``asked`` and made ``result`` of it (OPC UA Part 4, 5.12.2, 5.12.3)."""
+        self.asked, self.deadband, self.unfiltered = asked, asked.deadband, unfiltered
+        self.revised = (float(result.RevisedSamplingInterval), int(result.RevisedQueueSize))
+
+    @property
+    def revision(self) -> RevisedItem | None:
+        """What is other than asked for; any interval is right where the device was asked to be as fast as it can."""
+        if self.asked is None or self.revised is None:
+            return None
+        sampling_ms, queue_size = self.revised
+        asked_ms = self.asked.sampling_ms or sampling_ms
+        if (asked_ms, self.asked.queue_size) == (sampling_ms, queue_size):
+            return None
+        return RevisedItem(self.tag.node_id, self.asked.sampling_ms, sampling_ms, self.asked.queue_size, queue_size)
 
 
 @dataclass(slots=True, eq=False)
 class KeptSubscription:
     """``keep_alive_s`` is the revised keep-alive period, ``server_started_us`` 0 where the server does not tell.
 
+    ``publishing_ms`` is the interval asked for last and ``terms`` what came of it, None where an earlier process asked.
     ``unsure`` while a call runs that changes items: broken off, it leaves items that nobody knows of.
     """
 
@@ -52,7 +76,13 @@ class KeptSubscription:
     last_handle: int = 0
     unsure: bool = False
     doubted: bool = False  # the last session published nothing of it
-    recalled: bool = False  # from an earlier process: what the server revised is not known
+    publishing_ms: float | None = None
+    terms: SubscriptionTerms | None = None
+    modifies_items: bool = True  # the server has ModifyMonitoredItems
+
+    def agree(self, terms: SubscriptionTerms) -> None:
+        """The server granted ``terms``."""
+        self.publishing_ms, self.terms, self.keep_alive_s = terms.publishing_ms, terms, terms.keep_alive_s
 
     def to_remember(self) -> RememberedSubscription:
         """What a later process needs to take it over."""
@@ -89,7 +119,6 @@ def recall(
         intake,
         items_a_call,
         remembered.server_started_us,
-        recalled=True,
     )
     intake.expected = after(remembered.last_sequence)
     intake.begin(remembered.heard_us)
@@ -100,5 +129,5 @@ def recall(
         kept.items[series] = Item(item_tag, handle, remembered.deadbands.get(handle), item_id)
         kept.last_handle = max(kept.last_handle, handle)
         if tag is not None:
-            kept.handles.set(handle, table.index_of(well_id, node_id), tag.scaling_factor)
+            kept.handles.set(handle, table.index_of(well_id, node_id), tag.factor)
     return kept

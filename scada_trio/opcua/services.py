@@ -1,13 +1,13 @@
-"""The services of a subscription and its items, one blocking call each, with what real servers need besides.
+"""The services of a subscription, one blocking call each, with what real servers need besides.
 
-Owns requests and their limits. Knows no session and starts nothing: `scada_trio.opcua.subscription` calls these
-functions in worker threads. They raise python-opcua's own errors, which the session's `call` translates.
+Owns requests and their limits. Knows no session and starts nothing: `scada_trio.opcua.takeover` and
+`scada_trio.opcua.subscription` call these functions in worker threads. They raise python-opcua's own errors, which the
+session's `call` translates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,8 +17,7 @@ from opcua.ua.ua_binary import struct_from_binary
 
 from scada_trio.config import DeviceSettings
 from scada_trio.opcua.client import LinkClient
-from scada_trio.opcua.node_ids import parse_node_id
-from scada_trio.readings import Tag
+from scada_trio.status import SubscriptionTerms
 from scada_trio.times import microseconds
 
 ITEMS_A_CALL: Final = 1_000
@@ -30,48 +29,48 @@ _MIN_LIFETIME_S: Final = 600.0
 _MAX_NOTIFICATIONS: Final = 20_000
 """Values in one message; keeps the largest message under ``MAX_MESSAGE_BYTES``."""
 
-_TOO_LARGE: Final = frozenset(
-    {
-        ua.StatusCodes.BadTooManyOperations,
-        ua.StatusCodes.BadEncodingLimitsExceeded,
-        ua.StatusCodes.BadRequestTooLarge,
-        ua.StatusCodes.BadResponseTooLarge,
-    }
-)
 
-
-def create_subscription(client: LinkClient, settings: DeviceSettings) -> Any:
-    """The server's CreateSubscriptionResult, or the result of the ModifySubscription that had to follow.
+def create_subscription(
+    client: LinkClient, settings: DeviceSettings, publishing_ms: float
+) -> tuple[int, SubscriptionTerms]:
+    """A subscription without items (Part 4, 5.13.2): its id, and what the server made of what was asked for.
 
     A server that revises the publishing interval to a longer one makes the keep-alive, which counts intervals, as much
     later; so the counts are asked for anew.
     """
     request = ua.CreateSubscriptionRequest()
-    _ask_for(request.Parameters, settings, settings.publishing_interval_s)
+    _ask_for(request.Parameters, settings, publishing_ms)
     request.Parameters.PublishingEnabled = True
     created = _request(client, request, ua.CreateSubscriptionResponse)
-    interval_s = seconds(created.RevisedPublishingInterval)
-    if created.RevisedMaxKeepAliveCount <= _keep_alive_count(settings, interval_s):
-        return created
-    change = ua.ModifySubscriptionRequest()
-    change.Parameters.SubscriptionId = created.SubscriptionId
-    _ask_for(change.Parameters, settings, interval_s)
-    try:
-        changed = _request(client, change, ua.ModifySubscriptionResponse)
-    except ua.UaStatusCodeError:
-        return created  # later keep-alives are better than none
-    created.RevisedPublishingInterval = changed.RevisedPublishingInterval
-    created.RevisedMaxKeepAliveCount = changed.RevisedMaxKeepAliveCount
-    return created
+    terms = _terms(request, created, publishing_ms)
+    return int(created.SubscriptionId), _counted_anew(client, int(created.SubscriptionId), settings, terms)
 
 
-def modify_subscription(client: LinkClient, subscription_id: int, settings: DeviceSettings) -> Any | None:
-    """The revised parameters of a subscription that an earlier process created; None where the server does not tell."""
+def modify_subscription(
+    client: LinkClient, subscription_id: int, settings: DeviceSettings, publishing_ms: float
+) -> SubscriptionTerms | None:
+    """What the server makes of another publishing interval (Part 4, 5.13.3); None where it leaves it as it is."""
+    terms = _modify(client, subscription_id, settings, publishing_ms, publishing_ms)
+    return None if terms is None else _counted_anew(client, subscription_id, settings, terms)
+
+
+def _counted_anew(
+    client: LinkClient, subscription_id: int, settings: DeviceSettings, terms: SubscriptionTerms
+) -> SubscriptionTerms:
+    if terms.revised_keep_alive_count <= _keep_alive_count(settings, terms.revised_publishing_ms):
+        return terms
+    changed = _modify(client, subscription_id, settings, terms.revised_publishing_ms, terms.publishing_ms)
+    return changed or terms  # later keep-alives are better than none
+
+
+def _modify(
+    client: LinkClient, subscription_id: int, settings: DeviceSettings, interval_ms: float, publishing_ms: float
+) -> SubscriptionTerms | None:
     change = ua.ModifySubscriptionRequest()
     change.Parameters.SubscriptionId = subscription_id
-    _ask_for(change.Parameters, settings, settings.publishing_interval_s)
+    _ask_for(change.Parameters, settings, interval_ms)
     try:
-        return _request(client, change, ua.ModifySubscriptionResponse)
+        return _terms(change, _request(client, change, ua.ModifySubscriptionResponse), publishing_ms)
     except ua.UaStatusCodeError:
         return None
 
@@ -93,18 +92,30 @@ def delete_subscription(client: LinkClient, subscription_id: int) -> None:
         client.uaclient._uasocket.send_request(request)
 
 
-def _ask_for(parameters: Any, settings: DeviceSettings, interval_s: float) -> None:
+def _ask_for(parameters: Any, settings: DeviceSettings, interval_ms: float) -> None:
     """Fill the parameters that CreateSubscription and ModifySubscription share (Part 4, 5.13.2, 5.13.3)."""
-    keep_alives = _keep_alive_count(settings, interval_s)
-    parameters.RequestedPublishingInterval = interval_s * 1000
+    keep_alives = _keep_alive_count(settings, interval_ms)
+    parameters.RequestedPublishingInterval = interval_ms
     parameters.RequestedMaxKeepAliveCount = keep_alives
-    parameters.RequestedLifetimeCount = max(3 * keep_alives, math.ceil(_MIN_LIFETIME_S / interval_s))
+    parameters.RequestedLifetimeCount = max(3 * keep_alives, math.ceil(_MIN_LIFETIME_S * 1000 / interval_ms))
     parameters.MaxNotificationsPerPublish = _MAX_NOTIFICATIONS
 
 
-def _keep_alive_count(settings: DeviceSettings, interval_s: float) -> int:
+def _keep_alive_count(settings: DeviceSettings, interval_ms: float) -> int:
     """Publishing intervals without a notification after which a keep-alive is due."""
-    return max(1, round(settings.keep_alive_s / interval_s))
+    return max(1, round(settings.keep_alive_s * 1000 / interval_ms))
+
+
+def _terms(request: Any, revised: Any, publishing_ms: float) -> SubscriptionTerms:
+    """``publishing_ms`` is what was wanted at first. Servers have been seen to answer 0."""
+    return SubscriptionTerms(
+        publishing_ms,
+        request.Parameters.RequestedMaxKeepAliveCount,
+        request.Parameters.RequestedLifetimeCount,
+        max(float(revised.RevisedPublishingInterval or 0.0), 1.0),
+        int(revised.RevisedMaxKeepAliveCount or 1),
+        int(revised.RevisedLifetimeCount or 0),
+    )
 
 
 def _request(client: LinkClient, request: Any, response_type: Any) -> Any:
@@ -127,75 +138,3 @@ def read_server(client: LinkClient) -> tuple[int, int]:
     if not isinstance(started, datetime) or started.year < 1970:
         return min(limit, ITEMS_A_CALL), 0
     return min(limit, ITEMS_A_CALL), microseconds(started.replace(tzinfo=UTC))
-
-
-def create_items(client: LinkClient, subscription_id: int, requests: Sequence[Any]) -> Sequence[Any] | None:
-    """Results in the order of ``requests``; None where the server finds the call too large."""
-    if not requests:
-        return ()
-    params = ua.CreateMonitoredItemsParameters()
-    params.SubscriptionId = subscription_id
-    params.TimestampsToReturn = ua.TimestampsToReturn.Both
-    params.ItemsToCreate = list(requests)
-    try:
-        results: Sequence[Any] = client.uaclient.create_monitored_items(params)
-    except ua.UaStatusCodeError as error:
-        if error.code in _TOO_LARGE:
-            return None
-        raise
-    return results
-
-
-def delete_items(client: LinkClient, subscription_id: int, item_ids: Sequence[int]) -> bool:
-    """False where the server finds the call too large; an item that is not there any more is as good as deleted."""
-    params = ua.DeleteMonitoredItemsParameters()
-    params.SubscriptionId = subscription_id
-    params.MonitoredItemIds = list(item_ids)
-    try:
-        client.uaclient.delete_monitored_items(params)
-    except ua.UaStatusCodeError as error:
-        if error.code in _TOO_LARGE:
-            return False
-        raise
-    return True
-
-
-def item_request(tag: Tag, handle: int, settings: DeviceSettings) -> Any:
-    """A MonitoredItemCreateRequest for ``tag`` (Part 4, 5.12.2); ValueError for a node id that is none.
-
-    The queue's places are for values sampled between two reports, and for the time in which we hold Publish back.
-    """
-    request = ua.MonitoredItemCreateRequest()
-    request.ItemToMonitor.NodeId = parse_node_id(tag.node_id)
-    request.ItemToMonitor.AttributeId = ua.AttributeIds.Value
-    request.MonitoringMode = ua.MonitoringMode.Reporting
-    request.RequestedParameters.ClientHandle = handle
-    request.RequestedParameters.SamplingInterval = settings.sampling_interval_s * 1000
-    request.RequestedParameters.QueueSize = settings.queue_size
-    request.RequestedParameters.DiscardOldest = True
-    deadband = raw_deadband(tag)
-    if deadband is not None:
-        request.RequestedParameters.Filter = _deadband_filter(deadband)
-    return request
-
-
-def seconds(interval_ms: float | None) -> float:
-    """A revised interval; servers have been seen to answer 0."""
-    return max(float(interval_ms or 0.0), 1.0) / 1000
-
-
-def raw_deadband(tag: Tag) -> float | None:
-    """The deadband in the device's unit: the tag's is in scaled units. None where there is none to ask for."""
-    if tag.deadband is None or tag.scaling_factor == 0.0:
-        return None
-    raw = tag.deadband / abs(tag.scaling_factor)
-    return raw if math.isfinite(raw) and raw > 0.0 else None
-
-
-def _deadband_filter(deadband: float) -> Any:
-    """An absolute deadband (Part 4, 7.22.2)."""
-    wanted = ua.DataChangeFilter()
-    wanted.Trigger = ua.DataChangeTrigger.StatusValue
-    wanted.DeadbandType = ua.DeadbandType.Absolute.value
-    wanted.DeadbandValue = deadband
-    return wanted

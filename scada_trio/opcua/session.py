@@ -249,6 +249,11 @@ class Session:
         self.sent_at = trio.current_time()
         return result.unwrap()
 
+    @property
+    def unusable(self) -> bool:
+        """Whether the link broke or is being closed: what a call raises then is not the device's answer."""
+        return self.link.broken is not None or self.link.interrupted
+
     def fail(self, error: DeviceError) -> None:
         """End the link: who waits for the device gets ``error``, and `open_session` raises it. The first counts."""
         self.error = self.error or error

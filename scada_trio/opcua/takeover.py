@@ -19,14 +19,9 @@ from scada_trio.errors import DeviceError
 from scada_trio.opcua.faults import status_name
 from scada_trio.opcua.intake import Intake
 from scada_trio.opcua.kept import KeptSubscription
+from scada_trio.opcua.parameters import publishing_ms
 from scada_trio.opcua.sequence import ahead
-from scada_trio.opcua.services import (
-    create_subscription,
-    modify_subscription,
-    read_server,
-    seconds,
-    transfer_subscription,
-)
+from scada_trio.opcua.services import create_subscription, read_server, transfer_subscription
 from scada_trio.opcua.session import Session
 
 _SAME_START_US: Final = 2_000_000
@@ -46,16 +41,14 @@ class TakeoverUnanswered(DeviceError):
 
 async def create(session: Session, intake: Intake) -> KeptSubscription:
     """Create a subscription without items (OPC UA Part 4, 5.13.2). Raises `DeviceError`."""
-    created = await session.call("CreateSubscription", lambda: create_subscription(session.client, session.settings))
-    limit, started_us = await session.call("reading the server's limits", lambda: read_server(session.client))
-    return KeptSubscription(
-        session.spec.endpoint_url,
-        int(created.SubscriptionId),
-        keep_alive_s(created),
-        intake,
-        limit,
-        started_us,
+    create = partial(
+        create_subscription, session.client, session.settings, publishing_ms(session.spec, session.settings)
     )
+    subscription_id, terms = await session.call("CreateSubscription", create)
+    limit, started_us = await session.call("reading the server's limits", lambda: read_server(session.client))
+    kept = KeptSubscription(session.spec.endpoint_url, subscription_id, terms.keep_alive_s, intake, limit, started_us)
+    kept.agree(terms)
+    return kept
 
 
 async def transfer(session: Session, kept: KeptSubscription) -> str | None:
@@ -72,19 +65,13 @@ async def transfer(session: Session, kept: KeptSubscription) -> str | None:
             "TransferSubscriptions", partial(transfer_subscription, session.client, kept.subscription_id)
         )
     except DeviceError as error:
-        if session.link.broken is not None or session.link.interrupted:
+        if session.unusable:
             raise
         return status_name(error.status) if error.status is not None else str(error)
     if not answer.StatusCode.is_good():
         return status_name(answer.StatusCode.value)
     kept.items_a_call = limit
     _acknowledge_known(kept.intake, answer.AvailableSequenceNumbers or ())
-    if kept.recalled:
-        revise = partial(modify_subscription, session.client, kept.subscription_id, session.settings)
-        revised = await session.call("ModifySubscription", revise)
-        if revised is not None:
-            kept.keep_alive_s = keep_alive_s(revised)
-        kept.recalled = False
     return None
 
 
@@ -94,8 +81,3 @@ def _acknowledge_known(intake: Intake, available: Any) -> None:
     if known:
         waiting = set(intake.acknowledge)
         intake.acknowledge += [n for n in available if ahead(n, known) >= 0 and n not in waiting]
-
-
-def keep_alive_s(revised: Any) -> float:
-    """The keep-alive period that the server granted."""
-    return seconds(revised.RevisedPublishingInterval) * int(revised.RevisedMaxKeepAliveCount or 1)

@@ -1,23 +1,22 @@
-"""The master database's tables as rows, and the SQL that reads and changes them, in a worker thread.
+"""The master database's tables as rows, and the SQL that reads them, in a worker thread.
 
 Owns the tolerance for tables that another application made: columns are read by name, optional ones where they exist,
-ids as text. Starts nothing; `scada_trio.storage.master` calls it with an open connection.
+ids and parameters as text, so that one odd value spoils its own row only. Starts nothing; `scada_trio.storage.master`
+calls it with an open connection. What changes the tables is in `scada_trio.storage.changes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from psycopg import errors, sql
+from psycopg import sql
 from psycopg.rows import dict_row
 
-from scada_trio.desired import ConnectionSpec
-from scada_trio.errors import ConfigurationRefused, DatabaseMisconfigured, UnknownTenant
-from scada_trio.readings import Tag
+from scada_trio.errors import DatabaseMisconfigured
+from scada_trio.sampling import FIELDS as SAMPLING
 from scada_trio.storage.connect import Connection
 
 Row = Mapping[str, Any]
@@ -37,9 +36,17 @@ _REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
         *("data_type", "unit", "scaling_factor", "deadband", "deleted_at"),
     ),
 }
-_PLAINTEXT: Final = "allow_plaintext_password"  # optional, of scada_connections
-_STOPPED: Final = ("SUSPENDED", "DELETED")
-_LOCK: Final = 0x5CADB  # advisory lock of whoever changes the configuration
+PLAINTEXT: Final = "allow_plaintext_password"
+PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "scada_connections": ("publishing_interval_ms", *SAMPLING),
+    "tag_mappings": ("deadband_percent", *SAMPLING),
+}
+"""Optional columns, of whatever type: the parameters of subscription and items."""
+_OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = {
+    "scada_connections": (PLAINTEXT, *PARAMETERS["scada_connections"]),
+    "tag_mappings": PARAMETERS["tag_mappings"],
+}
+STOPPED: Final = ("SUSPENDED", "DELETED")
 
 
 # --- rows
@@ -58,7 +65,7 @@ class TenantRow:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionRow:
-    """One row of ``scada_connections``; ``password`` as it is stored."""
+    """One row of ``scada_connections``; ``password`` as it is stored, ``parameters`` as text by column."""
 
     connection_id: UUID
     tenant_id: UUID
@@ -70,11 +77,12 @@ class ConnectionRow:
     password: str | None = field(repr=False)
     allow_plaintext_password: bool = False
     is_active: bool = True
+    parameters: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class TagRow:
-    """One row of ``tag_mappings``."""
+    """One row of ``tag_mappings``; ``parameters`` as text by column."""
 
     tag_id: UUID
     tenant_id: UUID
@@ -86,6 +94,7 @@ class TagRow:
     unit: str | None
     scaling_factor: float | None
     deadband: float | None
+    parameters: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +113,7 @@ class MasterRows:
 def check_schema(connection: Connection) -> None:
     """Raises `DatabaseMisconfigured` naming the table or column that is missing."""
     for table, required in _REQUIRED.items():
-        columns = _columns(connection, table)
+        columns = columns_of(connection, table)
         if not columns:
             raise DatabaseMisconfigured(f"table {table} does not exist: not migrated, run scada-trio migrate", "42P01")
         missing = [column for column in required if column not in columns]
@@ -117,10 +126,11 @@ def load(connection: Connection) -> MasterRows:
     problems: list[str] = []
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        tenants = _select(connection, _TENANTS, _tenant, "tenants", problems, {"stopped": list(_STOPPED)})
-        query = _CONNECTIONS.format(plaintext=_plaintext_column(connection))
+        tenants = _select(connection, _TENANTS, _tenant, "tenants", problems, {"stopped": list(STOPPED)})
+        query = _CONNECTIONS.format(optional=_optional(connection, "scada_connections"))
         connections = _select(connection, query, _connection, "scada_connections", problems)
-        tags = _select(connection, _TAGS, _tag, "tag_mappings", problems)
+        query = _TAGS.format(optional=_optional(connection, "tag_mappings"))
+        tags = _select(connection, query, _tag, "tag_mappings", problems)
     return MasterRows(tenants, connections, tags, tuple(problems))
 
 
@@ -131,7 +141,7 @@ def list_tenants(connection: Connection) -> tuple[TenantRow, ...]:
 
 def list_connections(connection: Connection, tenant_id: UUID) -> tuple[ConnectionRow, ...]:
     """Every connection of a tenant, active or not, by name."""
-    query = _ALL_CONNECTIONS.format(plaintext=_plaintext_column(connection))
+    query = _ALL_CONNECTIONS.format(optional=_optional(connection, "scada_connections"))
     return _select(connection, query, _connection, "scada_connections", [], {"tenant": str(tenant_id)})
 
 
@@ -150,13 +160,14 @@ _TENANTS: Final = sql.SQL(
 )
 _CONNECTION_COLUMNS: Final = """
     SELECT id::text, tenant_id::text, name::text, endpoint_url::text, security_mode::text, security_policy::text,
-        username::text, password::text, {plaintext} AS allow_plaintext_password, is_active
-    FROM scada_connections"""
+        username::text, password::text, is_active, {optional}
+    FROM scada_connections m"""
 _CONNECTIONS: Final = sql.SQL(_CONNECTION_COLUMNS + " WHERE is_active ORDER BY id")
 _ALL_CONNECTIONS: Final = sql.SQL(_CONNECTION_COLUMNS + " WHERE tenant_id::text = %(tenant)s ORDER BY name, id")
 _TAG_COLUMNS: Final = """
     SELECT m.id::text, m.tenant_id::text, m.connection_id::text, m.well_id::text, m.opc_node_id::text,
-        m.data_type::text, m.tag_name::text, m.unit::text, m.scaling_factor::float8, m.deadband::float8
+        m.data_type::text, m.tag_name::text, m.unit::text, m.scaling_factor::float8, m.deadband::float8,
+        {optional}
     FROM tag_mappings m JOIN scada_connections c
         ON c.id::text = m.connection_id::text AND c.tenant_id::text = m.tenant_id::text
     WHERE m.deleted_at IS NULL AND """
@@ -180,8 +191,9 @@ def _connection(row: Row) -> ConnectionRow:
         security_policy=row["security_policy"],
         username=row["username"],
         password=row["password"],
-        allow_plaintext_password=bool(row[_PLAINTEXT]),
+        allow_plaintext_password=row[PLAINTEXT] in ("true", "t"),
         is_active=bool(row["is_active"]),
+        parameters={column: row[column] for column in PARAMETERS["scada_connections"]},
     )
 
 
@@ -197,6 +209,7 @@ def _tag(row: Row) -> TagRow:
         unit=row["unit"],
         scaling_factor=row["scaling_factor"],
         deadband=row["deadband"],
+        parameters={column: row[column] for column in PARAMETERS["tag_mappings"]},
     )
 
 
@@ -219,7 +232,7 @@ def _select(
     return tuple(made)
 
 
-def _columns(connection: Connection, table: str) -> dict[str, bool]:
+def columns_of(connection: Connection, table: str) -> dict[str, bool]:
     """The columns of a table on the search path, and whether each has to be given at an insert; none: no table."""
     rows = connection.execute(
         """
@@ -230,166 +243,10 @@ def _columns(connection: Connection, table: str) -> dict[str, bool]:
     return dict(rows.fetchall())
 
 
-def _plaintext_column(connection: Connection) -> sql.Composable:
-    there = _PLAINTEXT in _columns(connection, "scada_connections")
-    return sql.Identifier(_PLAINTEXT) if there else sql.SQL("false")
-
-
-# --- changing
-
-
-def add_tenant(connection: Connection, tenant_id: UUID, name: str, database_url: str) -> None:
-    """Insert an active tenant; `ConfigurationRefused` where the name is taken."""
-    with connection.transaction():
-        lock(connection)
-        taken = connection.execute("SELECT FROM tenants WHERE name = %s AND deleted_at IS NULL", [name]).fetchone()
-        if taken is not None:
-            raise ConfigurationRefused(f"a tenant named {name!r} exists already")
-        row = {"id": str(tenant_id), "name": name, "database_url": database_url, "status": "ACTIVE"}
-        _insert(connection, "tenants", row)
-        notify(connection)
-
-
-def set_database_url(connection: Connection, tenant_id: UUID, database_url: str) -> None:
-    """Store where a tenant's database is now."""
-    with connection.transaction():
-        lock(connection)
-        connection.execute("UPDATE tenants SET database_url = %s WHERE id::text = %s", [database_url, str(tenant_id)])
-        notify(connection)
-
-
-def store_connection(connection: Connection, spec: ConnectionSpec, password: str | None) -> None:
-    """See `scada_trio.storage.master.MasterDatabase.store_connection`."""
-    with connection.transaction():
-        lock(connection)
-        _require_tenant(connection, spec.tenant_id)
-        _store_connection_row(connection, spec, password)
-        for tag in spec.tags:
-            store_tag(connection, spec, tag)
-        connection.execute(
-            """
-            UPDATE tag_mappings SET deleted_at = now()
-            WHERE connection_id::text = %s AND deleted_at IS NULL AND id::text <> ALL (%s)""",
-            [str(spec.connection_id), [str(tag.tag_id) for tag in spec.tags]],
-        )
-        notify(connection)
-
-
-def deactivate_connection(connection: Connection, connection_id: UUID) -> bool:
-    """False where no connection ever had that id."""
-    with connection.transaction():
-        lock(connection)
-        query = "UPDATE scada_connections SET is_active = false WHERE id::text = %s"
-        known = connection.execute(query, [str(connection_id)]).rowcount > 0
-        notify(connection)
-    return known
-
-
-def _require_tenant(connection: Connection, tenant_id: UUID) -> None:
-    row = connection.execute(
-        "SELECT upper(coalesce(status::text, '')) FROM tenants WHERE id::text = %s AND deleted_at IS NULL",
-        [str(tenant_id)],
-    ).fetchone()
-    if row is None:
-        raise UnknownTenant(f"tenant {tenant_id} does not exist")
-    if row[0] in _STOPPED:
-        raise UnknownTenant(f"tenant {tenant_id} is {row[0].lower()}")
-
-
-def _store_connection_row(connection: Connection, spec: ConnectionSpec, password: str | None) -> None:
-    values: dict[str, object] = {
-        "endpoint_url": spec.endpoint_url,
-        "security_mode": str(spec.security_mode),
-        "security_policy": spec.security_policy,
-        "username": spec.username,
-        "password": password,
-        "is_active": True,
-    }
-    if _PLAINTEXT in _columns(connection, "scada_connections"):
-        values[_PLAINTEXT] = spec.allow_plaintext_password
-    if spec.name:
-        values["name"] = spec.name
-    owner = _owner(connection, "scada_connections", spec.connection_id)
-    if owner is None:
-        fixed = {"id": str(spec.connection_id), "tenant_id": str(spec.tenant_id), "name": spec.endpoint_url}
-        _insert(connection, "scada_connections", {**fixed, **values})
-    elif owner != str(spec.tenant_id):
-        raise ConfigurationRefused(f"connection {spec.connection_id} belongs to another tenant")
-    else:
-        _update(connection, "scada_connections", spec.connection_id, values)
-
-
-def store_tag(connection: Connection, spec: ConnectionSpec, tag: Tag) -> None:
-    """What the request does not say of a tag that is there already (name, unit, scaling) stays as it is."""
-    values: dict[str, object] = {
-        "connection_id": str(spec.connection_id),
-        "well_id": str(tag.well_id),
-        "opc_node_id": tag.node_id,
-        "data_type": tag.data_type,
-    }
-    owner = _owner(connection, "tag_mappings", tag.tag_id)
-    if owner is None:
-        rest = {
-            "id": str(tag.tag_id),
-            "tenant_id": str(spec.tenant_id),
-            "tag_name": tag.name or tag.node_id,
-            "unit": tag.unit,
-            "scaling_factor": tag.scaling_factor,
-            "deadband": tag.deadband,
-        }
-        _insert(connection, "tag_mappings", {**values, **rest})
-    elif owner != str(spec.tenant_id):
-        raise ConfigurationRefused(f"tag {tag.tag_id} belongs to another tenant")
-    else:
-        told = {"tag_name": tag.name or None, "unit": tag.unit, "deadband": tag.deadband}
-        values |= {column: value for column, value in told.items() if value is not None}
-        if tag.scaling_factor != 1.0:
-            values["scaling_factor"] = tag.scaling_factor
-        _update(connection, "tag_mappings", tag.tag_id, {**values, "deleted_at": None})
-
-
-def _owner(connection: Connection, table: str, row_id: UUID) -> str | None:
-    query = sql.SQL("SELECT tenant_id::text FROM {} WHERE id::text = %s").format(sql.Identifier(table))
-    row = connection.execute(query, [str(row_id)]).fetchone()
-    return None if row is None else str(row[0])
-
-
-def _insert(connection: Connection, table: str, values: Mapping[str, object]) -> None:
-    """Insert; times that the table wants and has no default for are now, as an ORM's own columns are."""
-    wanted = [column for column, needed in _columns(connection, table).items() if needed and column not in values]
-    now = [column for column in wanted if column.lower().replace("_", "") in ("createdat", "updatedat")]
-    query = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-        sql.Identifier(table),
-        sql.SQL(", ").join(map(sql.Identifier, [*values, *now])),
-        sql.SQL(", ").join([*[sql.Placeholder()] * len(values), *[sql.SQL("now()")] * len(now)]),
+def _optional(connection: Connection, table: str) -> sql.Composable:
+    """The optional columns of table ``m`` as text, null where it has none such."""
+    there = columns_of(connection, table)
+    return sql.SQL(", ").join(
+        sql.SQL("m.{0}::text AS {0}" if column in there else "NULL::text AS {0}").format(sql.Identifier(column))
+        for column in _OPTIONAL[table]
     )
-    with _refused(table):
-        connection.execute(query, list(values.values()))
-
-
-def _update(connection: Connection, table: str, row_id: UUID, values: Mapping[str, object]) -> None:
-    query = sql.SQL("UPDATE {} SET {} WHERE id::text = %s").format(
-        sql.Identifier(table),
-        sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(column)) for column in values),
-    )
-    with _refused(table):
-        connection.execute(query, [*values.values(), str(row_id)])
-
-
-@contextmanager
-def _refused(table: str) -> Iterator[None]:
-    """What the table does not take is the request's fault: a rule of whoever made the table."""
-    try:
-        yield
-    except (errors.IntegrityError, errors.DataError) as error:
-        raise ConfigurationRefused(f"{table}: {error.diag.message_primary}") from error
-
-
-def lock(connection: Connection) -> None:
-    """One change of the configuration at a time, so that looking first and inserting then is safe."""
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-
-
-def notify(connection: Connection) -> None:
-    """Tell the listeners, when the transaction commits."""
-    connection.execute("SELECT pg_notify(%s, '')", [CHANNEL])

@@ -1,7 +1,7 @@
 """The master database: which tenants, connections and tags there are, and a word when that changes.
 
 Owns one connection, opened at first use and again after it was lost, and the listener's own. The instance's commands
-and the service open it with `open_master`. The SQL is in `scada_trio.storage.configuration`.
+and the service open it with `open_master`. The SQL is in `scada_trio.storage.configuration` and `changes`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from scada_trio.backoff import full_jitter
 from scada_trio.desired import ConnectionSpec, TagChange
 from scada_trio.errors import DatabaseError
-from scada_trio.storage import configuration
+from scada_trio.storage import changes, configuration
 from scada_trio.storage.configuration import CHANNEL, ConnectionRow, MasterRows, TagRow, TenantRow
 from scada_trio.storage.connect import Connection, is_stale, open_connection, run_cancellable, translated
 from scada_trio.storage.databases import create_database, with_database
@@ -91,11 +91,11 @@ class MasterDatabase:
 
     async def add_tenant(self, tenant_id: UUID, name: str, database_url: str) -> None:
         """Store an active tenant, ``database_url`` as it is; `ConfigurationRefused` where the name is taken."""
-        await self._call(configuration.add_tenant, tenant_id, name, database_url)
+        await self._call(changes.add_tenant, tenant_id, name, database_url)
 
     async def set_database_url(self, tenant_id: UUID, database_url: str) -> None:
         """Store where a tenant's database is now, as it is, and tell the listeners."""
-        await self._call(configuration.set_database_url, tenant_id, database_url)
+        await self._call(changes.set_database_url, tenant_id, database_url)
 
     async def store_connection(self, spec: ConnectionSpec, password: str | None) -> None:
         """Store a connection and its tags in one transaction, and tell the listeners.
@@ -104,7 +104,7 @@ class MasterDatabase:
         soft-deleted. ``password`` is stored as it is, instead of ``spec.password``. Raises `UnknownTenant`, and
         `ConfigurationRefused` where an id belongs to another tenant or a table does not take a value.
         """
-        await self._call(configuration.store_connection, spec, password)
+        await self._call(changes.store_connection, spec, password)
 
     async def change_tags(self, tenant_id: UUID, connection_id: UUID, change: TagChange) -> int:
         """Store a change of a connection's tags in one transaction, and tell the listeners; how many there are then.
@@ -117,7 +117,7 @@ class MasterDatabase:
 
     async def deactivate_connection(self, connection_id: UUID) -> bool:
         """Mark a connection as not to be run; False where none ever had that id."""
-        return await self._call(configuration.deactivate_connection, connection_id)
+        return await self._call(changes.deactivate_connection, connection_id)
 
     async def database_url(self, name: str) -> SecretStr:
         """Where another database of the same server is, there or not."""

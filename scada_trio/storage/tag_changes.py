@@ -1,6 +1,6 @@
 """A change of some tags of a stored connection.
 
-Owns that SQL beside `scada_trio.storage.configuration`, whose tolerance for others' tables holds here too. Blocks, for
+Owns that SQL beside `scada_trio.storage.changes`, whose tolerance for others' tables holds here too. Blocks, for
 a worker thread; `scada_trio.storage.master` calls it with an open connection.
 """
 
@@ -11,7 +11,7 @@ from uuid import UUID
 
 from scada_trio.desired import ConnectionSpec, TagChange
 from scada_trio.errors import ConfigurationRefused, UnknownConnection
-from scada_trio.storage import configuration
+from scada_trio.storage import changes
 from scada_trio.storage.connect import Connection
 
 _ID_IS: Final = "tenant_id::text = %(tenant)s AND id::text = %(connection)s"
@@ -35,7 +35,7 @@ def change_tags(connection: Connection, tenant_id: UUID, connection_id: UUID, ch
     values = {"tenant": str(tenant_id), "connection": str(connection_id)}
     ids = [str(tag.tag_id) for tag in change.tags]
     with connection.transaction():
-        configuration.lock(connection)
+        changes.lock(connection)
         if connection.execute(f"SELECT FROM scada_connections WHERE {_ID_IS}", values).fetchone() is None:
             raise UnknownConnection(f"connection {connection_id} does not exist")
         if taken := connection.execute(_TAKEN, [ids, str(tenant_id), str(connection_id)]).fetchone():
@@ -47,12 +47,12 @@ def change_tags(connection: Connection, tenant_id: UUID, connection_id: UUID, ch
             raise ConfigurationRefused(f"connection {connection_id} has no tag {missing[0]}")
         owner = ConnectionSpec(connection_id, tenant_id, name="", endpoint_url="")
         for tag in change.tags:
-            configuration.store_tag(connection, owner, tag)
+            changes.store_tag(connection, owner, tag)
         if double := connection.execute(_SAME_NODE, [str(connection_id), ids]).fetchone():
             raise ConfigurationRefused(f"tag {double[0]} is the same node of the same well as another tag")
         row = connection.execute(_COUNT, [str(connection_id)]).fetchone()
         count = 0 if row is None else int(row[0])
         if count == 0:
             raise ConfigurationRefused("no tag would be left; a connection reads at least one")
-        configuration.notify(connection)
+        changes.notify(connection)
     return count

@@ -35,6 +35,8 @@ class ScriptedDevice:
         self.publishes: deque[tuple[int, int]] = deque()
         self.acknowledged: list[int] = []
         self.items: dict[int, int] = {}  # client handle by monitored item id
+        self.asked: dict[int, Any] = {}  # MonitoringParameters by monitored item id, as they were asked for last
+        self.max_queue_size = 1_000_000
         self.channel_lifetime_ms = 3_600_000
         self.sequence = 0
         self.subscription_id = 0
@@ -293,8 +295,25 @@ class ScriptedDevice:
             self.items[self._next_item] = wanted.RequestedParameters.ClientHandle
             result = ua.MonitoredItemCreateResult()
             result.MonitoredItemId = self._next_item
+            response.Results.append(self._revise(self._next_item, wanted.RequestedParameters, result))
+        return response
+
+    def _ModifyMonitoredItems(self, parameters: Any) -> Any:
+        response = ua.ModifyMonitoredItemsResponse()
+        for wanted in parameters.ItemsToModify:
+            result = ua.MonitoredItemModifyResult()
+            if wanted.MonitoredItemId in self.items:
+                self._revise(wanted.MonitoredItemId, wanted.RequestedParameters, result)
+            else:
+                result.StatusCode = ua.StatusCode(ua.StatusCodes.BadMonitoredItemIdInvalid)
             response.Results.append(result)
         return response
+
+    def _revise(self, item_id: int, wanted: Any, result: Any) -> Any:
+        self.asked[item_id] = wanted
+        result.RevisedSamplingInterval = wanted.SamplingInterval
+        result.RevisedQueueSize = min(wanted.QueueSize, self.max_queue_size)
+        return result
 
     def _DeleteMonitoredItems(self, parameters: Any) -> Any:
         response = ua.DeleteMonitoredItemsResponse()

@@ -1,0 +1,210 @@
+"""The SQL that changes the master database's tables, in a worker thread.
+
+Owns what a change leaves as it is, and that nothing is stored halfway. Starts nothing; `scada_trio.storage.master`
+calls it with an open connection. Columns that a table does not have are not written, see `configuration`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+from uuid import UUID
+
+from psycopg import errors, sql
+
+from scada_trio.desired import ConnectionSpec
+from scada_trio.errors import ConfigurationRefused, UnknownTenant
+from scada_trio.readings import Tag
+from scada_trio.sampling import Sampling
+from scada_trio.storage.configuration import CHANNEL, PLAINTEXT, STOPPED, columns_of
+from scada_trio.storage.connect import Connection
+
+_LOCK: Final = 0x5CADB  # advisory lock of whoever changes the configuration
+
+
+def add_tenant(connection: Connection, tenant_id: UUID, name: str, database_url: str) -> None:
+    """Insert an active tenant; `ConfigurationRefused` where the name is taken."""
+    with connection.transaction():
+        lock(connection)
+        taken = connection.execute("SELECT FROM tenants WHERE name = %s AND deleted_at IS NULL", [name]).fetchone()
+        if taken is not None:
+            raise ConfigurationRefused(f"a tenant named {name!r} exists already")
+        row = {"id": str(tenant_id), "name": name, "database_url": database_url, "status": "ACTIVE"}
+        _insert(connection, "tenants", row)
+        notify(connection)
+
+
+def set_database_url(connection: Connection, tenant_id: UUID, database_url: str) -> None:
+    """Store where a tenant's database is now."""
+    with connection.transaction():
+        lock(connection)
+        connection.execute("UPDATE tenants SET database_url = %s WHERE id::text = %s", [database_url, str(tenant_id)])
+        notify(connection)
+
+
+def store_connection(connection: Connection, spec: ConnectionSpec, password: str | None) -> None:
+    """See `scada_trio.storage.master.MasterDatabase.store_connection`."""
+    with connection.transaction():
+        lock(connection)
+        _require_tenant(connection, spec.tenant_id)
+        _store_connection_row(connection, spec, password)
+        for tag in spec.tags:
+            store_tag(connection, spec, tag)
+        connection.execute(
+            """
+            UPDATE tag_mappings SET deleted_at = now()
+            WHERE connection_id::text = %s AND deleted_at IS NULL AND id::text <> ALL (%s)""",
+            [str(spec.connection_id), [str(tag.tag_id) for tag in spec.tags]],
+        )
+        notify(connection)
+
+
+def deactivate_connection(connection: Connection, connection_id: UUID) -> bool:
+    """False where no connection ever had that id."""
+    with connection.transaction():
+        lock(connection)
+        query = "UPDATE scada_connections SET is_active = false WHERE id::text = %s"
+        known = connection.execute(query, [str(connection_id)]).rowcount > 0
+        notify(connection)
+    return known
+
+
+def _require_tenant(connection: Connection, tenant_id: UUID) -> None:
+    row = connection.execute(
+        "SELECT upper(coalesce(status::text, '')) FROM tenants WHERE id::text = %s AND deleted_at IS NULL",
+        [str(tenant_id)],
+    ).fetchone()
+    if row is None:
+        raise UnknownTenant(f"tenant {tenant_id} does not exist")
+    if row[0] in STOPPED:
+        raise UnknownTenant(f"tenant {tenant_id} is {row[0].lower()}")
+
+
+def _store_connection_row(connection: Connection, spec: ConnectionSpec, password: str | None) -> None:
+    values: dict[str, object] = {
+        "endpoint_url": spec.endpoint_url,
+        "security_mode": str(spec.security_mode),
+        "security_policy": spec.security_policy,
+        "username": spec.username,
+        "password": password,
+        "is_active": True,
+    }
+    if PLAINTEXT in columns_of(connection, "scada_connections"):
+        values[PLAINTEXT] = spec.allow_plaintext_password
+    values |= _told(
+        name=spec.name or None, publishing_interval_ms=spec.publishing_interval_ms, **_sampling(spec.sampling)
+    )
+    owner = _owner(connection, "scada_connections", spec.connection_id)
+    if owner is None:
+        fixed = {"id": str(spec.connection_id), "tenant_id": str(spec.tenant_id), "name": spec.endpoint_url}
+        _insert(connection, "scada_connections", {**fixed, **values})
+    elif owner != str(spec.tenant_id):
+        raise ConfigurationRefused(f"connection {spec.connection_id} belongs to another tenant")
+    else:
+        _update(connection, "scada_connections", spec.connection_id, values)
+
+
+def store_tag(connection: Connection, spec: ConnectionSpec, tag: Tag) -> None:
+    """What the request does not say of a tag that is there already (name, unit, scaling, parameters) stays as it is."""
+    values: dict[str, object] = {
+        "connection_id": str(spec.connection_id),
+        "well_id": str(tag.well_id),
+        "opc_node_id": tag.node_id,
+        "data_type": tag.data_type,
+    }
+    told = _told(
+        tag_name=tag.name or None,
+        unit=tag.unit,
+        scaling_factor=tag.scaling_factor,
+        deadband=tag.deadband,
+        deadband_percent=tag.deadband_percent,
+        **_sampling(tag.sampling),
+    )
+    owner = _owner(connection, "tag_mappings", tag.tag_id)
+    if owner is None:
+        rest = {
+            "id": str(tag.tag_id),
+            "tenant_id": str(spec.tenant_id),
+            "tag_name": tag.node_id,
+            "scaling_factor": tag.factor,
+        }
+        _insert(connection, "tag_mappings", {**values, **rest, **told})
+    elif owner != str(spec.tenant_id):
+        raise ConfigurationRefused(f"tag {tag.tag_id} belongs to another tenant")
+    else:
+        if tag.deadband and "deadband_percent" in columns_of(connection, "tag_mappings"):
+            values["deadband_percent"] = None
+        if tag.deadband_percent:
+            values["deadband"] = None
+        _update(connection, "tag_mappings", tag.tag_id, {**values, **told, "deleted_at": None})
+
+
+def _told(**values: object) -> dict[str, object]:
+    """What a request says."""
+    return {column: value for column, value in values.items() if value is not None}
+
+
+def _sampling(sampling: Sampling) -> dict[str, object]:
+    return {
+        "sampling_interval_ms": sampling.interval_ms,
+        "queue_size": sampling.queue_size,
+        "discard_oldest": sampling.discard_oldest,
+    }
+
+
+def _owner(connection: Connection, table: str, row_id: UUID) -> str | None:
+    query = sql.SQL("SELECT tenant_id::text FROM {} WHERE id::text = %s").format(sql.Identifier(table))
+    row = connection.execute(query, [str(row_id)]).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _insert(connection: Connection, table: str, values: Mapping[str, object]) -> None:
+    """Insert; times that the table wants and has no default for are now, as an ORM's own columns are."""
+    columns = columns_of(connection, table)
+    _require_columns(table, columns, values)
+    wanted = [column for column, needed in columns.items() if needed and column not in values]
+    now = [column for column in wanted if column.lower().replace("_", "") in ("createdat", "updatedat")]
+    query = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(map(sql.Identifier, [*values, *now])),
+        sql.SQL(", ").join([*[sql.Placeholder()] * len(values), *[sql.SQL("now()")] * len(now)]),
+    )
+    with _refused(table):
+        connection.execute(query, list(values.values()))
+
+
+def _update(connection: Connection, table: str, row_id: UUID, values: Mapping[str, object]) -> None:
+    _require_columns(table, columns_of(connection, table), values)
+    query = sql.SQL("UPDATE {} SET {} WHERE id::text = %s").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(column)) for column in values),
+    )
+    with _refused(table):
+        connection.execute(query, [*values.values(), str(row_id)])
+
+
+def _require_columns(table: str, columns: Container[str], values: Iterable[str]) -> None:
+    """A parameter that cannot be kept is refused: half of it would be another one."""
+    missing = [column for column in values if column not in columns]
+    if missing:
+        raise ConfigurationRefused(f"{table} has no column {', '.join(missing)}: this cannot be stored")
+
+
+@contextmanager
+def _refused(table: str) -> Iterator[None]:
+    """What the table does not take is the request's fault: a rule of whoever made the table."""
+    try:
+        yield
+    except (errors.IntegrityError, errors.DataError) as error:
+        raise ConfigurationRefused(f"{table}: {error.diag.message_primary}") from error
+
+
+def lock(connection: Connection) -> None:
+    """One change of the configuration at a time, so that looking first and inserting then is safe."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+
+
+def notify(connection: Connection) -> None:
+    """Tell the listeners, when the transaction commits."""
+    connection.execute("SELECT pg_notify(%s, '')", [CHANNEL])
