@@ -51,6 +51,11 @@ out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 storage_app = typer.Typer(no_args_is_help=True, help="What a tenant's database holds and how it is kept.")
 app.add_typer(storage_app, name="storage")
 
+ReadingIds = Annotated[
+    list[int] | None, typer.Option("--id", min=1, max=2**63 - 1, help="Id of a reading; may be repeated.")
+]
+
+
 class OutputFormat(StrEnum):
     """How rows are printed."""
 
@@ -203,7 +208,7 @@ def quarantine_list(
 @quarantine_app.command("retry")
 def quarantine_retry(
     tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")],
-    ids: Annotated[list[int] | None, typer.Option("--id", help="Id of a reading; may be repeated.")] = None,
+    ids: ReadingIds = None,
     everything: Annotated[bool, typer.Option("--all", help="Every reading in quarantine.")] = False,
 ) -> None:
     """Write readings again, once the reason is gone; those that go through leave the quarantine."""
@@ -215,7 +220,7 @@ def quarantine_retry(
 @quarantine_app.command("drop")
 def quarantine_drop(
     tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")],
-    ids: Annotated[list[int] | None, typer.Option("--id", help="Id of a reading; may be repeated.")] = None,
+    ids: ReadingIds = None,
     everything: Annotated[bool, typer.Option("--all", help="Every reading in quarantine.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
@@ -224,7 +229,8 @@ def quarantine_drop(
 
     chosen = _chosen(ids, everything=everything)
     if not yes:
-        typer.confirm(f"Drop {'all' if chosen is None else len(chosen)} readings of {tenant}?", abort=True)
+        what = "all readings" if chosen is None else f"{len(chosen)} readings"
+        typer.confirm(f"Drop {what} in the quarantine of {tenant} for good?", abort=True)
     _run(command, out, tenant=tenant, ids=chosen)
 
 
@@ -309,7 +315,7 @@ def connection_add(
     security_policy: Annotated[str, typer.Option(help="None, Basic256Sha256, ...")] = "None",
     username: Annotated[str | None, typer.Option(help="User of the device; anonymous if left out.")] = None,
     password_file: Annotated[
-        Path | None, typer.Option(help="File with the password; asked for if left out and there is a user.")
+        Path | None, typer.Option(help="File with the password; left out, it is asked for or read from stdin.")
     ] = None,
     connection_id: Annotated[
         UUID | None, typer.Option("--id", help="Id of the connection; the same again replaces what is stored.")
@@ -345,11 +351,15 @@ def connection_add(
 
 def _password(file: Path | None) -> SecretStr:
     if file is None:
+        if not sys.stdin.isatty():  # nobody to be asked: a script gives it
+            return SecretStr(sys.stdin.readline().rstrip("\r\n"))
         return SecretStr(typer.prompt("Password", hide_input=True, default="", show_default=False))
     try:
         return SecretStr(file.read_text(encoding="utf-8").rstrip("\r\n"))
     except OSError as error:
         raise InvalidField("--password-file", f"{error.strerror}: {file}") from error
+    except UnicodeDecodeError:
+        raise InvalidField("--password-file", f"is not UTF-8 text: {file}") from None
 
 
 @connection_app.command("list")

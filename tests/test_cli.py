@@ -19,6 +19,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from scada_trio.secrets import SecretBox
 from tests.fix_devices import free_port, open_device
 from tests.fix_postgres import PostgresServer, fetch
 
@@ -312,6 +313,7 @@ def test_mistakes_of_a_user_are_one_line_each(cli: Cli, tags: str, postgres: Pos
     assert "no connection" in cli.fails("connection", "remove", str(uuid4()))
     assert "does not exist" in cli.fails("tenant", "add", "Broken", "--database-url", url + "-missing")
     assert "Broken" not in cli.ok("tenant", "list")
+    assert "NAME: is empty" in cli.fails("tenant", "add", " ", status=2)
     assert "no connections" in cli.ok("connection", "list")
 
 
@@ -343,11 +345,18 @@ def test_a_password_comes_from_a_file_or_a_prompt_never_from_the_arguments(
     endpoint = ("--endpoint", "opc.tcp://127.0.0.1:4840", "--tags", tags, "--tenant", "T", "--username", "operator")
     cli.ok("connection", "add", *endpoint, "--password-file", str(tmp_path / "password"))
     assert "password-file" in cli.fails("connection", "add", *endpoint, "--password-file", "missing", status=2)
+    (tmp_path / "no-text").write_bytes(b"\xff\xfe")
+    assert "not UTF-8" in cli.fails("connection", "add", *endpoint, "--password-file", "no-text", status=2)
     stored = fetch(SecretStr(cli.env["DATABASE_URL"]), "SELECT username, password FROM scada_connections")
     assert stored[0][0] == "operator"
     assert "s3cret-word" not in stored[0][1]
     assert stored[0][1].count(":") == 2
     assert "s3cret-word" not in cli.ok("connection", "list")
+    piped = cli.run("connection", "add", *endpoint, stdin="other-word\n")
+    assert (piped.returncode, piped.stderr) == (0, "")
+    stored = fetch(SecretStr(cli.env["DATABASE_URL"]), "SELECT password FROM scada_connections ORDER BY created_at")
+    box = SecretBox(SecretStr(KEY))
+    assert [box.decrypt(row[0]).get_secret_value() for row in stored] == ["s3cret-word", "other-word"]
 
 
 @pytest.mark.parametrize("args", [(), ("tenant",), ("connection",), ("connection", "add"), ("query",), ("serve",)])

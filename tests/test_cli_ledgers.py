@@ -64,13 +64,32 @@ async def test_a_quarantine_is_looked_through_and_emptied(cli: Cli, tenant: Secr
         retried = cli.ok("quarantine", "retry", "--tenant", "Acme", "--id", last, "--id", str(rows[1]["id"]))
         assert "2 readings written again, 2 went through, 2 are in quarantine" in retried
         refused = cli.run("quarantine", "drop", "--tenant", "Acme", "--all", stdin="n\n")
-        assert (refused.returncode, "Drop all readings of Acme?" in refused.stdout) == (1, True)
+        assert refused.returncode == 1
+        assert "Drop all readings in the quarantine of Acme for good?" in refused.stdout
+        for command, *yes in (("retry",), ("drop", "--yes")):
+            unknown = ("quarantine", command, "--tenant", "Acme", "--id", "999", *yes)
+            assert "1 of the given ids" in cli.fails(*unknown)
         assert "2 of 2" in cli.ok("quarantine", "list", "--tenant", "Acme")
         assert "2 readings dropped" in cli.ok("quarantine", "drop", "--tenant", "Acme", "--all", "--yes")
         assert "dropped from quarantine, SQLSTATE 23514" in cli.ok("losses", "--tenant", "Acme")
 
     await trio.to_thread.run_sync(operate)
     assert fetch(tenant, "SELECT value FROM scada_readings ORDER BY 1") == [(48.0,), (49.0,), (52.0,), (53.0,)]
+
+
+def test_a_database_that_is_away_is_one_line_that_names_the_tenant(cli: Cli, postgres: PostgresServer) -> None:
+    """Whatever was asked of it; an empty answer has no table."""
+    url = postgres.create_tenant()
+    cli.ok("tenant", "add", "Gone", "--database-url", url.get_secret_value())
+    name = url.get_secret_value().rsplit("/", 1)[1]
+    fetch(postgres.server.url, f"DROP DATABASE {name}")
+    since = ("--well", str(LINK), "--since", "1h")
+    for command in (("quarantine", "list"), ("quarantine", "retry", "--all"), ("losses",), ("query", *since)):
+        line = cli.fails(*command, "--tenant", "Gone")
+        assert line.startswith("scada-trio: database of tenant Gone: connection to server at")
+        assert line.endswith(f'database "{name}" does not exist')
+    assert cli.ok("losses", "--tenant", "Acme") == "0 losses, 0 readings as far as they can be counted\n"
+    assert cli.ok("query", "--tenant", "Acme", *since) == "0 readings\n"
 
 
 async def test_losses_are_printed(cli: Cli, tenant: SecretStr) -> None:

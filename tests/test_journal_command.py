@@ -77,13 +77,15 @@ async def test_status_tells_what_waits(place: Place) -> None:
                 "problem": None,
             }
     done = await run(place, "status", "--tenant", str(TENANT))
-    assert b"1 journals, 60000 readings" in done.stdout
+    assert f"1 journals, 60000 readings in {place.directory}" in done.stdout.decode()
     done = await run(place, "status", "--tenant", str(WELL))
     assert (done.returncode, b"has no journal" in done.stderr) == (1, True)
 
 
 async def test_verify_finds_what_is_damaged(place: Place) -> None:
     """The exit status tells, and a line each what it is; the file is not touched."""
+    place.directory.mkdir()
+    assert (await run(place, "verify")).stdout.decode() == f"no journals in {place.directory}\n"
     await fill(place)
     assert (await run(place, "verify")).stdout.decode() == f"{TENANT}: sound\n"
     data = bytearray(place.path.read_bytes())

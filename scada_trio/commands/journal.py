@@ -43,13 +43,17 @@ async def status(settings: Settings, console: Console, *, tenant: str | None, fo
     print_rows(console, form, _STATUS, rows)
     if form == "table":
         waiting = sum(row[2] for row in rows if isinstance(row[2], int))
-        console.print(f"{len(rows)} journals, {waiting} readings", highlight=False)
+        where = settings.journal.directory
+        console.print(f"{len(rows)} journals, {waiting} readings in {where}", highlight=False, markup=False)
 
 
 async def verify(settings: Settings, console: Console, *, tenant: str | None) -> None:
     """Check every checksum, and SQLite's own structures; raises `ScadaError` where something is damaged."""
     damaged = 0
-    for path in await _paths(settings, tenant):
+    paths = await _paths(settings, tenant)
+    if not paths:
+        console.print(f"no journals in {settings.journal.directory}", highlight=False, markup=False)
+    for path in paths:
         problems = await trio.to_thread.run_sync(_problems, path)
         damaged += bool(problems)
         console.print(f"{path.stem}: {'; '.join(problems) or 'sound'}", highlight=False, markup=False)

@@ -40,6 +40,7 @@ async def retry_quarantine(settings: Settings, console: Console, *, tenant: str,
         tried, stored = await review.retry(ids)
         _, left = await review.newest(0)
     console.print(f"{tried} readings written again, {stored} went through, {left} are in quarantine", highlight=False)
+    _missing(ids, tried, "are not in quarantine, or can never be stored as they came")
     if stored < tried:
         raise ConfigurationRefused(f"{tried - stored} readings are refused still: see scada-trio quarantine list")
 
@@ -49,6 +50,14 @@ async def drop_quarantine(settings: Settings, console: Console, *, tenant: str, 
     async with _open(settings, tenant) as review:
         dropped = await review.drop(ids)
     console.print(f"{dropped} readings dropped", highlight=False)
+    _missing(ids, dropped, "are not in quarantine")
+
+
+def _missing(ids: Sequence[int] | None, found: int, why: str) -> None:
+    """Raise `ConfigurationRefused` where some of the ids that were given came to nothing."""
+    wanted = found if ids is None else len(set(ids))
+    if found < wanted:
+        raise ConfigurationRefused(f"{wanted - found} of the given ids {why}")
 
 
 @asynccontextmanager

@@ -72,7 +72,8 @@ def _print_table(console: Console, rows: ReadingRows) -> None:
     for node_id, time_us, value, quality in _zip(rows):
         moment = datetime.fromtimestamp(time_us / 1_000_000, UTC).isoformat(" ", timespec="milliseconds")
         table.add_row(moment.removesuffix("+00:00"), node_id, f"{value:.6g}", quality)
-    console.print(table)
+    if table.row_count:
+        console.print(table)
     console.print(f"{table.row_count} readings", highlight=False)
 
 

@@ -32,7 +32,8 @@ def print_rows(console: Console, form: Format, columns: Sequence[str], rows: Ite
             table.add_column(column.replace("_", " "), overflow="fold")
         for row in rows:
             table.add_row(*(Text("" if value is None else str(value)) for value in row))
-        console.print(table)
+        if table.row_count:
+            console.print(table)
 
 
 def _plain(value: object) -> object:

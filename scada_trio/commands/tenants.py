@@ -15,11 +15,13 @@ from rich.table import Table
 
 from scada_trio.commands.serve import open_checked_master
 from scada_trio.config import Settings
-from scada_trio.errors import ConfigurationRefused, ScadaError
+from scada_trio.errors import ConfigurationRefused, DatabaseError, InvalidField, ScadaError, leaves
 from scada_trio.instance import open_instance
 from scada_trio.registry import Registry
 from scada_trio.storage.migrate import MigrationReport, migrate_master, migrate_tenant
 from scada_trio.storage.query import TenantReader, open_reader
+
+_NAMES_SHOWN = 20
 
 
 async def migrate(settings: Settings, console: Console) -> None:
@@ -53,6 +55,8 @@ async def migrate(settings: Settings, console: Console) -> None:
 
 async def add_tenant(settings: Settings, console: Console, name: str, database_url: str | None) -> None:
     """Create or take the tenant's database, migrate it, store the tenant: in that order, so none is stored broken."""
+    if not name.strip():
+        raise InvalidField("NAME", "is empty")
     async with open_instance(settings) as instance, open_checked_master(settings, instance) as master:
         if any(row.name == name for row in await master.list_tenants()):
             raise ConfigurationRefused(f"a tenant named {name!r} exists already")
@@ -89,7 +93,10 @@ async def find_tenant(registry: Registry, name_or_id: str) -> UUID:
     for spec in specs.values():
         if name_or_id in (str(spec.tenant_id), spec.name):
             return spec.tenant_id
-    known = ", ".join(sorted(spec.name for spec in specs.values())) or "none"
+    names = sorted(spec.name for spec in specs.values())
+    known = ", ".join(names[:_NAMES_SHOWN]) or "none"
+    if len(names) > _NAMES_SHOWN:
+        known += f" and {len(names) - _NAMES_SHOWN} more, see scada-trio tenant list"
     raise ConfigurationRefused(f"no tenant {name_or_id!r} runs here; there are: {known}")
 
 
@@ -101,7 +108,11 @@ async def open_tenant_database(settings: Settings, name_or_id: str) -> AsyncIter
         spec = (await registry.load())[await find_tenant(registry, name_or_id)]
         if spec.problem:
             raise ConfigurationRefused(f"tenant {spec.name}: {spec.problem}")
-        yield spec.database_url
+        try:
+            yield spec.database_url
+        except* DatabaseError as group:
+            error = next(leaf for leaf in leaves(group) if isinstance(leaf, DatabaseError))
+            raise type(error)(f"database of tenant {spec.name}: {error}", error.sqlstate) from error
 
 
 @asynccontextmanager

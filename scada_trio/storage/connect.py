@@ -187,7 +187,9 @@ def _state_of_refusal(text: str) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Without what psycopg puts before libpq's own words, and the question that libpq puts after them."""
+    line = " ".join(text.split()).removeprefix("connection failed: ")
+    return line.removesuffix(" Is the server running on that host and accepting TCP/IP connections?")
 
 
 # --- connections
