@@ -9,7 +9,7 @@ NPM := $(shell command -v npm 2>/dev/null)
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy chaos image clean
+.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy bench-queries chaos image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench-connections: install-dev ## a thousand connections in one process: CPU, me
 
 bench-copy: install-dev ## rows written per second by COPY, UNNEST and staging
 	@$(BIN)/python -m benchmarks.copy_paths
+
+bench-queries: install-dev ## pages and streams over gRPC against a bare fetch of the same rows
+	@$(BIN)/python -m benchmarks.queries $(ARGS)
 
 lock: ## resolve the locks anew (needs uv)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras \

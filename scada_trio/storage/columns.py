@@ -51,14 +51,10 @@ class _Int4(_ColumnLoader):
     wire, native = ">i4", np.int32
 
 
-class _Int2(_ColumnLoader):
-    wire, native = ">i2", np.uint8
-
-
 def take_columns(connection: Connection) -> None:
     """Read arrays as columns, and single times as they come, µs since 2000, instead of a datetime each."""
     adapters = connection.adapters
-    for name, loader in (("timestamptz", _Time), ("float8", _Float), ("int4", _Int4), ("int2", _Int2)):
+    for name, loader in (("timestamptz", _Time), ("float8", _Float), ("int4", _Int4)):
         info = adapters.types[name]
         adapters.register_loader(info.array_oid, loader)
     adapters.register_loader("timestamptz", Int8BinaryLoader)
