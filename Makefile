@@ -9,7 +9,7 @@ NPM := $(shell command -v npm 2>/dev/null)
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy bench-queries chaos image clean
+.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy bench-queries loadtest chaos image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ image: ## build the container image scada-trio (podman, else docker)
 chaos: install-dev ## break everything under load and account for every value (ARGS="--minutes 60 --seed 7")
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
+loadtest: install-dev ## wells, database and service; figures against targets (ARGS="--mode stress --duration 60")
+	@$(BIN)/scada-trio loadtest $(ARGS)
+
 bench-decode: install-dev ## values decoded and encoded per CPU second
 	@$(BIN)/python benchmarks/decode.py
 
@@ -84,7 +87,7 @@ lock: ## resolve the locks anew (needs uv)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras \
 	  --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements-dev.lock
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	  --extra embedded --extra simulator --extra build -c requirements-dev.lock \
+	  --extra embedded --extra build -c requirements-dev.lock \
 	  --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
 clean: ## remove the environment and caches; data stays

@@ -17,12 +17,13 @@ from uuid import UUID
 import trio
 import typer
 from pydantic import SecretStr
-from rich.console import Console
 
 import scada_trio
+from scada_trio.cli_load import loadtest, simulate
 from scada_trio.config import Settings
 from scada_trio.errors import ConfigError, InvalidField, ScadaError, leaves
 from scada_trio.logs import configure_logging
+from scada_trio.terminal import out
 from scada_trio.sampling import MAX_INTERVAL_MS, MAX_QUEUE_SIZE, Sampling
 
 app = typer.Typer(
@@ -45,8 +46,8 @@ app.add_typer(quarantine_app, name="quarantine")
 journal_app = typer.Typer(no_args_is_help=True, help="Readings that are accepted and not yet in a tenant's database.")
 app.add_typer(journal_app, name="journal")
 
-# a pipe has no width: nothing is cut for the width of a terminal that is not there
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+app.command()(simulate)
+app.command()(loadtest)
 
 storage_app = typer.Typer(no_args_is_help=True, help="What a tenant's database holds and how it is kept.")
 app.add_typer(storage_app, name="storage")

@@ -1,0 +1,129 @@
+"""The order of a load test: everything up, warm, measured, drained, counted.
+
+open_rig ─► all connected ─► warm-up ─► measured ─► wells paused ─► drained ─► service stopped ─► counted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import trio
+from pydantic import SecretStr
+
+from scada_trio.loadtest.account import Account, settle
+from scada_trio.loadtest.child import LoadTestFailed
+from scada_trio.loadtest.load import Load
+from scada_trio.loadtest.report import Report, measure
+from scada_trio.loadtest.rig import Rig, open_rig
+from scada_trio.loadtest.sampling import Sample, Sampler
+from scada_trio.simulator.record import read_record
+from scada_trio.storage.tally import stored_steps
+
+SAMPLE_EVERY_S: Final = 1.0
+DRAIN_TIMEOUT_S: Final = 120.0
+_CONNECT_S: Final = (30.0, 0.1)  # at least, and for each well
+_QUIET_SAMPLES: Final = 3
+_WINDOW_SAMPLES: Final = 2
+
+Show = Callable[[Sequence[Sample], str], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Where and how; ``late_s`` is when a reading counts as late."""
+
+    directory: Path
+    database_url: SecretStr | None = None
+    keep: bool = False
+    late_s: float = 15.0
+
+
+async def run_load_test(load: Load, options: Options, *, say: Say, show: Show) -> tuple[Report, list[Sample]]:
+    """Carry a test out; the report, and the samples from the first connection to the end of the measured time.
+
+    ``say`` is told what is being done before there are figures, ``show`` gets all samples once a second. Raises
+    `LoadTestFailed`, `ConfigError` or `DatabaseError` where it cannot be carried out.
+    """
+    async with open_rig(load, options.directory, database_url=options.database_url, keep=options.keep, say=say) as rig:
+        run = _Run(load, Sampler(rig), show)
+        await run.until_connected()
+        await run.take_for(load.warmup_s, "warming up")
+        first = len(run.samples) - 1
+        await run.take_for(load.duration_s, "measuring")
+        measured = run.samples[first:]
+        kept = list(run.samples)
+        await rig.field.pause()
+        await run.until_drained()
+        say("stopping the service")
+        status = await rig.service.stop()
+        say("counting what is stored")
+        account = await trio.to_thread.run_sync(partial(_count, rig, measured, options.late_s))
+        figures = measure(measured, account, service_errors=rig.service.errors, service_status=status)
+        measured_s = measured[-1].at_s - measured[0].at_s
+        return Report(load, rig.database, figures, account, measured_s), kept
+
+
+class _Run:
+    """Takes samples and shows them."""
+
+    def __init__(self, load: Load, sampler: Sampler, show: Show) -> None:
+        self.samples: list[Sample] = []
+        self._load = load
+        self._sampler = sampler
+        self._show = show
+        self._due = trio.current_time()
+
+    async def until_connected(self) -> None:
+        """Wait until every well is connected and values come; raises `LoadTestFailed` where that takes too long."""
+        least_s, each_s = _CONNECT_S
+        with trio.move_on_after(least_s + each_s * self._load.wells):
+            while True:
+                sample = await self._take("connecting")
+                if sample.counter("connected") >= self._load.wells and sample.counter("received") > 0:
+                    return
+        connected = self.samples[-1].counter("connected") if self.samples else 0
+        raise LoadTestFailed(f"only {connected:.0f} of {self._load.wells} wells are connected in time")
+
+    async def take_for(self, seconds: float, phase: str) -> None:
+        """Sample for a while, twice at least."""
+        until = trio.current_time() + seconds
+        taken = 0
+        while taken < _WINDOW_SAMPLES or trio.current_time() < until:
+            await self._take(phase)
+            taken += 1
+
+    async def until_drained(self) -> None:
+        """Wait until nothing more comes and nothing waits; a service that does not get there shows in the count."""
+        quiet = 0
+        with trio.move_on_after(DRAIN_TIMEOUT_S):
+            while quiet < _QUIET_SAMPLES:
+                before = self.samples[-1]
+                sample = await self._take("draining")
+                is_quiet = sample.counter("buffered") == 0 and sample.counter("received") == before.counter("received")
+                quiet = quiet + 1 if is_quiet else 0
+
+    async def _take(self, phase: str) -> Sample:
+        await trio.sleep_until(self._due)
+        self._due = max(self._due + SAMPLE_EVERY_S, trio.current_time())
+        sample = await self._sampler.take()
+        self.samples.append(sample)
+        self._show(self.samples, phase)
+        return sample
+
+
+def _count(rig: Rig, measured: Sequence[Sample], late_s: float) -> Account:
+    stored = np.concatenate([stored_steps(url, rig.wells) for url in rig.tenant_urls])
+    write = measured[-1].scrape.histograms["write"].since(measured[0].scrape.histograms["write"])
+    return settle(
+        read_record(rig.record),
+        stored,
+        window_us=(measured[0].unix_us, measured[-1].unix_us),
+        commit_s=write.mean or 0.0,
+        late_s=late_s,
+    )
