@@ -18,7 +18,7 @@ from psycopg import sql
 from scada_trio.queries import Aggregate, AggregatesPage, AggregatesQuery, Position, Resolution
 from scada_trio.storage.columns import POSTGRES_EPOCH_US
 from scada_trio.storage.connect import Connection
-from scada_trio.storage.reading import FIRST_US, LAST_US, moment
+from scada_trio.times import FIRST_US, LAST_US, moment
 
 _UNITS: Final[Mapping[Resolution, LiteralString]] = {
     Resolution.HOURLY: "hour",
@@ -74,7 +74,7 @@ def read_aggregates(connection: Connection, query: AggregatesQuery) -> Aggregate
     """The buckets of a query, oldest first, then by tag as the database orders them."""
     unit = sql.Literal(_UNITS[query.resolution])
     after = query.after or Position(FIRST_US, "")
-    start, end = (moment(min(max(time_us, FIRST_US), LAST_US)) for time_us in (query.start_us, query.end_us))
+    start, end = (moment(time_us) for time_us in (query.start_us, query.end_us))
     with connection.cursor(binary=True) as cursor:
         range_sql = sql.SQL(_RANGE).format(unit=unit, width=sql.Literal(f"1 {_UNITS[query.resolution]}"))
         cursor.execute(range_sql, {"start": start, "end": end, "last": moment(LAST_US)})

@@ -19,7 +19,8 @@ from psycopg import sql
 from scada_trio.readings import ReadingRows
 from scada_trio.storage.columns import POSTGRES_EPOCH_US
 from scada_trio.storage.connect import Connection
-from scada_trio.storage.reading import DAY_US, FIRST_US, LAST_US, QUALITY_CODE, moment, read_names
+from scada_trio.storage.reading import DAY_US, QUALITY_CODE, read_names
+from scada_trio.times import FIRST_US, LAST_US, moment
 
 _LATEST: Final = (
     sql.SQL("""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
@@ -25,11 +24,9 @@ from scada_trio.queries import Position, ReadingScan
 from scada_trio.readings import ReadingRows
 from scada_trio.storage.columns import POSTGRES_EPOCH_US
 from scada_trio.storage.connect import Connection
+from scada_trio.times import FIRST_US, LAST_US, moment
 
-FIRST_US: Final = -62_135_596_800_000_000  # 0001-01-01, Python's first day
-LAST_US: Final = 253_402_300_799_999_999  # 9999-12-31, its last
 DAY_US: Final = 86_400_000_000
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SOON_US: Final = 60_000_000  # devices' clocks may be ahead of ours by this
 _FIRST_WINDOW_US: Final = 60_000_000
 _WINDOW_GROWTH: Final = 8
@@ -208,7 +205,7 @@ def _names(connection: Connection, scan: ReadingScan, lower_us: int, upper_us: i
 
 def read_names(connection: Connection, well_id: UUID, lower_us: int, upper_us: int) -> tuple[str, ...]:
     """Node ids of a well with readings in ``lower_us <= time < upper_us``, by code points."""
-    values = {"well": well_id, "lower": moment(max(lower_us, FIRST_US)), "upper": moment(min(upper_us, LAST_US))}
+    values = {"well": well_id, "lower": moment(lower_us), "upper": moment(upper_us)}
     with connection.cursor(binary=True) as cursor:
         return tuple(sorted(row[0] for row in cursor.execute(_NAMES, values)))
 
@@ -218,11 +215,6 @@ def rows_of(well_id: UUID, names: Sequence[str], columns: Sequence[Any]) -> Read
     times, values, codes = columns
     series = codes // 3
     return ReadingRows(well_id, names, series, times + POSTGRES_EPOCH_US, values, (codes - series * 3).astype(np.uint8))
-
-
-def moment(time_us: int) -> datetime:
-    """The datetime of µs since 1970, UTC."""
-    return _EPOCH + timedelta(microseconds=time_us)
 
 
 def _joined(well_id: UUID, parts: Sequence[ReadingRows]) -> ReadingRows:
