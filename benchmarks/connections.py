@@ -22,10 +22,11 @@ import trio
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scada_trio.config import DeviceSettings  # noqa: E402
+from scada_trio.config import DeviceSettings, PkiSettings  # noqa: E402
 from scada_trio.connection import Connection  # noqa: E402
 from scada_trio.desired import ConnectionSpec  # noqa: E402
 from scada_trio.metrics import Metrics, TenantMetrics  # noqa: E402
+from scada_trio.opcua.pki import Pki  # noqa: E402
 from scada_trio.readings import Delivery, Tag, TagTable  # noqa: E402
 from scada_trio.status import ConnectionState  # noqa: E402
 from tests.devices.scripted import ScriptedDevice  # noqa: E402
@@ -91,6 +92,7 @@ class Client:
             limiter=limiter,
             connecting=connecting,
             settings=DeviceSettings(),
+            pki=Pki(PkiSettings(ROOT / "no-such-pki")),
             metrics=tenant,
         )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypedDict
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from scada_trio.errors import ConfigError
@@ -31,6 +31,10 @@ _LEAST_ROLLUP_DAYS = 180
 RollupDays = Annotated[int, Field(ge=0, le=36_500), AfterValidator(_long_enough)]
 
 
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceSettings:
     """How a connection treats its device; seconds."""
@@ -46,6 +50,19 @@ class DeviceSettings:
     discard_oldest: bool = True
     slow_retry_s: float = 300.0
     max_backoff_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PkiSettings:
+    """Our own certificate and whose others are trusted; `Settings` says what each means."""
+
+    directory: Path
+    certificate_file: Path | None = None
+    private_key_file: Path | None = None
+    application_uri: str | None = None
+    key_bits: int = 2048
+    allow_deprecated_policies: bool = False
+    require_revocation_lists: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +127,14 @@ class Settings(BaseSettings):
     opc_keep_alive_ms: Milliseconds = 5_000
     opc_discard_oldest: bool = True
     opc_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+
+    pki_dir: Path | None = None
+    opc_certificate_file: Path | None = None
+    opc_private_key_file: Path | None = None
+    opc_application_uri: Annotated[str, Field(max_length=1024, pattern=r"^[a-z][a-z0-9+.-]*:[!-~]+$")] | None = None
+    opc_certificate_key_bits: Annotated[Literal[2048, 4096], BeforeValidator(_whole)] = 2048
+    opc_allow_deprecated_policies: bool = False
+    opc_require_revocation_lists: bool = True
 
     aggregation_buffer_ms: Milliseconds = 5_000
     max_buffer_size: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
@@ -188,6 +213,19 @@ class Settings(BaseSettings):
         return DatabaseTimeouts(
             connect_timeout_s=self.db_connect_timeout_ms / 1000,
             statement_timeout_s=self.db_statement_timeout_ms / 1000,
+        )
+
+    @property
+    def pki(self) -> PkiSettings:
+        """Certificates and what is accepted of them."""
+        return PkiSettings(
+            directory=self.pki_dir if self.pki_dir is not None else self.data_dir / "pki",
+            certificate_file=self.opc_certificate_file,
+            private_key_file=self.opc_private_key_file,
+            application_uri=self.opc_application_uri,
+            key_bits=self.opc_certificate_key_bits,
+            allow_deprecated_policies=self.opc_allow_deprecated_policies,
+            require_revocation_lists=self.opc_require_revocation_lists,
         )
 
     @property

@@ -27,7 +27,7 @@ import trio
 from scada_trio.backoff import full_jitter
 from scada_trio.config import DeviceSettings
 from scada_trio.desired import ConnectionSpec
-from scada_trio.errors import DeviceError, DeviceProtocolError, DeviceRefused
+from scada_trio.errors import CertificateRefused, DeviceError, DeviceProtocolError, DeviceRefused
 from scada_trio.failures import FailureLog, names_of
 from scada_trio.losses import Loss, LossReason
 from scada_trio.memory import ConnectionMemory, NoMemory
@@ -35,6 +35,7 @@ from scada_trio.metrics import TenantMetrics
 from scada_trio.opcua.keeper import Keeper
 from scada_trio.opcua.notifications import PublishResult
 from scada_trio.opcua.outbox import Outbox
+from scada_trio.opcua.pki import Pki
 from scada_trio.opcua.session import Session, open_session
 from scada_trio.opcua.subscription import Subscription, open_subscription
 from scada_trio.opcua.takeover import TakeoverUnanswered
@@ -63,6 +64,8 @@ class Connection:
     end. ``limiter`` bounds the tenant's worker threads; ``connecting`` how many of its links log in and create items at
     the same time. A device has answered Hello before it takes a place in either, so dead ones hold up nobody.
 
+    A device whose certificate ``pki`` does not accept is tried again as soon as the trust store changes.
+
     With a ``memory`` a cancelled connection leaves its subscription on the server, for the process that comes next to
     take over; `discard` says before that nobody will. Without one it is deleted.
     """
@@ -76,6 +79,7 @@ class Connection:
         limiter: trio.CapacityLimiter,
         connecting: trio.CapacityLimiter,
         settings: DeviceSettings,
+        pki: Pki,
         metrics: TenantMetrics,
         memory: ConnectionMemory | None = None,
     ) -> None:
@@ -90,6 +94,7 @@ class Connection:
         self._connecting = connecting
         self._resolving = trio.CapacityLimiter(1)  # a name that does not resolve holds up this connection only
         self._settings = settings
+        self._pki = pki
         self._metrics = metrics
         self._changed = trio.Event()
         self._attempt_scope: trio.CancelScope | None = None
@@ -183,6 +188,7 @@ class Connection:
         opening = open_session(
             self.spec,
             settings=self._settings,
+            pki=self._pki,
             limiter=self._limiter,
             resolving=self._resolving,
             leave_subscription=self._leave_subscription,
@@ -272,7 +278,8 @@ class Connection:
         """Wait until the next attempt, or until `update`.
 
         Full jitter from the configured delay up to its cap; after ``max_attempts`` failures in a row the slow interval.
-        Where nothing listened at all it ends earlier, when something does.
+        Where nothing listened at all it ends earlier, when something does; where the certificate was not accepted, when
+        the trust store has changed.
         A device that refuses us gets at least the cap between attempts: asking faster changes nothing, and a wrong
         password asked often locks accounts.
         """
@@ -294,6 +301,8 @@ class Connection:
             async with trio.open_nursery() as nursery:
                 if isinstance(error, DeviceAway):
                     nursery.start_soon(self._knock, nursery.cancel_scope)
+                if isinstance(error, CertificateRefused):
+                    nursery.start_soon(self._wait_for_trust, error, nursery.cancel_scope)
                 await self._changed.wait()
                 nursery.cancel_scope.cancel()
 
@@ -308,6 +317,10 @@ class Connection:
             await trio.sleep(next(self._knocks))
             with trio.move_on_after(_KNOCK_S):
                 heard = await knock(endpoint, resolving=self._resolving)
+        waiting.cancel()
+
+    async def _wait_for_trust(self, error: CertificateRefused, waiting: trio.CancelScope) -> None:
+        await self._pki.store.changed_since(error.trust_version)
         waiting.cancel()
 
     def _note(self, error: DeviceError) -> None:

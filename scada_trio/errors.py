@@ -50,6 +50,26 @@ class DeviceRefused(DeviceError):
     error_type = "refused"
 
 
+class CertificateRefused(DeviceRefused):
+    """We do not accept the device's certificate: look again when the trust store has changed.
+
+    ``error_type`` tells which check it did not pass; ``trust_version`` is the trust store's at that moment.
+    """
+
+    def __init__(self, message: str, error_type: str) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+        self.trust_version: object = None
+
+
+class SecurityRefused(DeviceRefused):
+    """The device does not offer the security that is configured, or refuses ours; ``error_type`` tells which."""
+
+    def __init__(self, message: str, error_type: str) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+
 class DeviceProtocolError(DeviceError):
     """The device sent what the protocol does not allow: drop the session and start anew."""
 

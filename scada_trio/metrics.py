@@ -6,7 +6,7 @@ Nothing here is called once a reading: what counts readings counts in columns (`
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from uuid import UUID
 
 import numpy as np
@@ -175,6 +175,10 @@ class Metrics:
         self._accounts.ledgers[str(tenant_id)] = ledger or Ledger()
         return TenantMetrics(self, tenant_id, tags)
 
+    def watch_certificates(self, expiries: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
+        """Expose when certificates end: (store, thumbprint, Unix seconds) each; called in the rendering thread."""
+        self.registry.register(_CertificatesCollector(expiries))
+
     def add_ingested(self, counts: IngestedCounts) -> None:
         """Expose a tenant's columns."""
         self._ingested.tenants[counts.tenant_id] = counts
@@ -235,6 +239,28 @@ class _IngestedCollector(Collector):
             "scada_readings_ingested",
             "Readings committed to the tenant's database",
             labels=["tenant_id", "well_id", "tag_node_id"],
+        )
+
+
+class _CertificatesCollector(Collector):
+    def __init__(self, expiries: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
+        self._expiries = expiries
+
+    def describe(self) -> Iterator[Metric]:
+        yield self._family()
+
+    def collect(self) -> Iterator[Metric]:
+        family = self._family()
+        for store, thumbprint, ends_at in dict.fromkeys(self._expiries()):
+            family.add_metric([store, thumbprint], ends_at)
+        yield family
+
+    @staticmethod
+    def _family() -> GaugeMetricFamily:
+        return GaugeMetricFamily(
+            "scada_certificate_expiry_timestamp_seconds",
+            "When a certificate ends: our own, its successor (next), those that are trusted, and their issuers",
+            labels=["store", "thumbprint"],
         )
 
 

@@ -3,6 +3,7 @@
     nursery of the service
       ├─ event loop lag         measured
       ├─ HTTP server            first up, last down
+      ├─ certificates           trust store followed, our own renewed
       ├─ gRPC server            drains when asked to stop
       ├─ listener on NOTIFY ──┐
       └─ nursery of the tenants
@@ -35,6 +36,7 @@ from scada_trio.errors import DatabaseError, ScadaError, UnknownConnection, Unkn
 from scada_trio.journal.file import prepare_directory
 from scada_trio.loop_lag import measure_loop_lag
 from scada_trio.metrics import Metrics
+from scada_trio.opcua.pki import Pki
 from scada_trio.queries import AggregatesPage, AggregatesQuery, ReadingScan
 from scada_trio.readings import ReadingRows, Tag
 from scada_trio.registry import Registry, tag_of
@@ -68,6 +70,8 @@ class Service:
         self._master = master
         self._secrets = secrets
         self._metrics = metrics
+        self._pki = Pki(settings.pki)
+        metrics.watch_certificates(self._pki.expiries)
         self._registry = Registry(master, secrets)
         self._tenants: dict[UUID, Tenant] = {}
         self._unusable: dict[UUID, TenantSpec] = {}
@@ -87,17 +91,19 @@ class Service:
     ) -> None:
         """Serve until ``stop`` is set, then drain within the grace and return; ``started`` passes the `Addresses`.
 
-        Raises `ConfigError` where a port is taken or the journals' directory cannot be written, `DatabaseError` where
-        the configuration cannot be read at first.
+        Raises `ConfigError` where a port is taken, the journals' directory cannot be written or our own certificate
+        cannot be used, `DatabaseError` where the configuration cannot be read at first.
         """
         settings = self._settings
         await trio.to_thread.run_sync(prepare_directory, settings.journal.directory)
+        await trio.to_thread.run_sync(self._pki.prepare)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(measure_loop_lag, self._metrics.observe_loop_lag, name="event loop lag")
             app = create_app(self._metrics, self.readiness)
             http = await nursery.start(
                 partial(serve_http, app, host=settings.metrics_host, port=settings.metrics_port), name="HTTP server"
             )
+            nursery.start_soon(self._pki.run, name="certificates")
             # before the first reading: what changes in between is heard of
             await nursery.start(self._master.run_listener, self._wake_up, name="configuration listener")
             async with trio.open_nursery() as tenants:
@@ -323,6 +329,7 @@ class Service:
                 tenant = Tenant(
                     spec,
                     settings=self._settings,
+                    pki=self._pki,
                     metrics=self._metrics,
                     read_limiter=self._read_limiter,
                     pace=self._pace,

@@ -34,10 +34,11 @@ from scada_trio.errors import DatabaseError, JournalUnavailable
 from scada_trio.journal.queue import Journal, open_journal
 from scada_trio.losses import Loss
 from scada_trio.metrics import Metrics
+from scada_trio.opcua.pki import Pki
 from scada_trio.readings import Batch, Delivery, TagTable
 from scada_trio.status import ConnectionReport, ConnectionState, ConnectionStatus, TenantSnapshot
-from scada_trio.storage.query import open_reader
 from scada_trio.storage.maintenance import maintain
+from scada_trio.storage.query import open_reader
 from scada_trio.storage.tenant_db import TenantWriter, open_tenant_writer
 from scada_trio.storage.window import TimeWindow
 from scada_trio.writer import Writer
@@ -60,12 +61,14 @@ class Tenant:
         spec: TenantSpec,
         *,
         settings: Settings,
+        pki: Pki,
         metrics: Metrics,
         read_limiter: trio.CapacityLimiter,
         pace: CommitPace,
     ) -> None:
         self.spec = spec
         self._settings = settings
+        self._pki = pki
         self._tags = TagTable()
         self._ledger = Ledger()
         self._metrics = metrics.tenant(spec.tenant_id, self._tags, self._ledger)
@@ -295,6 +298,7 @@ class Tenant:
                         limiter=device_threads,
                         connecting=connecting,
                         settings=self._settings.device,
+                        pki=self._pki,
                         metrics=self._metrics,
                         memory=journal,
                     )

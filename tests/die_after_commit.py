@@ -24,6 +24,7 @@ from scada_trio.config import Settings
 from scada_trio.desired import ConnectionSpec, TenantSpec
 from scada_trio.journal.file import JournalFile, Space, Work, prepare_directory
 from scada_trio.metrics import Metrics
+from scada_trio.opcua.pki import Pki
 from scada_trio.readings import Tag
 from scada_trio.tenant import Tenant
 
@@ -62,9 +63,11 @@ async def main(given: dict[str, Any]) -> None:
     prepare_directory(directory)
     tags = (Tag(UUID(int=2), WELL, "ns=1;s=a"),)
     connection = ConnectionSpec(connection_id, tenant_id, "device", given["device"], tags=tags)
+    settings = Settings.load(**SETTINGS, journal_dir=directory)
     tenant = Tenant(
         TenantSpec(tenant_id, "tenant", SecretStr(given["database"]), {connection_id: connection}),
-        settings=Settings.load(**SETTINGS, journal_dir=directory),
+        settings=settings,
+        pki=Pki(settings.pki),
         metrics=Metrics(),
         read_limiter=trio.CapacityLimiter(1),
         pace=CommitPace(),

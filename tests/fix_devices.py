@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 import trio
 
-from scada_trio.config import DeviceSettings
+from scada_trio.config import DeviceSettings, PkiSettings
 from scada_trio.connection import Connection
 from scada_trio.desired import ConnectionSpec
 from scada_trio.losses import Loss, LossReason, RememberedSubscription
 from scada_trio.memory import Mark
 from scada_trio.metrics import Metrics
+from scada_trio.opcua.pki import Pki
 from scada_trio.readings import Delivery, Quality, ReadingBlock, Tag, TagTable
 from scada_trio.status import ConnectionState
 
@@ -274,9 +275,13 @@ async def open_rig(
     waiting: int = 1000,
     memory: Memory | None = None,
     connecting: trio.CapacityLimiter | None = None,
+    pki: Pki | None = None,
     **spec_fields: Any,
 ) -> AsyncIterator[Rig]:
-    """Run a connection to ``url``; on the way out it is cancelled, and must have left nothing behind."""
+    """Run a connection to ``url``; on the way out it is cancelled, and must have left nothing behind.
+
+    Without ``pki`` it trusts nobody and has no certificate.
+    """
     tenant_id = uuid4()
     table = TagTable() if memory is None else memory.tags
     metrics = Metrics()
@@ -291,6 +296,7 @@ async def open_rig(
         limiter=limiter,
         connecting=connecting or trio.CapacityLimiter(4),
         settings=settings,
+        pki=pki or Pki(PkiSettings(ROOT / "no-such-pki")),
         metrics=metrics.tenant(tenant_id, table),
         memory=memory,
     )
@@ -299,6 +305,8 @@ async def open_rig(
         async with trio.open_nursery() as nursery:
             rig.scope = nursery.cancel_scope
             nursery.start_soon(connection.run)
+            if pki is not None:
+                nursery.start_soon(pki.store.watch)
             yield rig
             nursery.cancel_scope.cancel()
     assert connection.status.state is ConnectionState.STOPPED

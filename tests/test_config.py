@@ -34,6 +34,8 @@ UNIT_OF_SUFFIX = {
     "_HOURS": "hours",
     "_PORT": "port",
     "_HOST": "address",
+    "_BITS": "bits",
+    "_FILE": "file",
 }
 
 
@@ -54,6 +56,8 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def default_of(variable: str) -> str | None:
     default = Settings.model_fields[variable.lower()].default
+    if isinstance(default, bool):
+        return str(default).lower()
     return None if default is None else str(default)
 
 
@@ -149,6 +153,9 @@ def test_an_empty_value_is_absent(variable: str, monkeypatch: pytest.MonkeyPatch
         ("CHUNK_INTERVAL_HOURS", "0"),
         ("HOURLY_RETENTION_DAYS", "179"),
         ("READING_MAX_AHEAD_HOURS", "0"),
+        ("OPC_CERTIFICATE_KEY_BITS", "1024"),
+        ("OPC_APPLICATION_URI", "no uri"),
+        ("OPC_ALLOW_DEPRECATED_POLICIES", "perhaps"),
         ("LOG_LEVEL", "LOUD"),
         ("LOG_FORMAT", "xml"),
         ("DATABASE_URL", "mysql://scada:hunter2@db/scada"),

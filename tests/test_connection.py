@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,49 +9,15 @@ from pathlib import Path
 import psutil
 import pytest
 import trio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from scada_trio.desired import SecurityMode
 from scada_trio.status import ConnectionState
 from tests.fix_devices import FAST, Device, free_port, open_device, open_rig, tag
+from tests.fix_pki import SERVER_URI, TestPki, make
 
 A, B, C = tag("ns=1;s=a"), tag("ns=1;s=b"), tag("ns=1;s=c")
 PASSWORD = "pump-house-7"
-
-
-@pytest.fixture(scope="session")
-def server_identity(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Paths of a self-signed certificate and its key."""
-    folder: Path = tmp_path_factory.mktemp("identity")
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "device")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [
-        x509.UniformResourceIdentifier("urn:freeopcua:python:server"),
-        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-    ]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "certificate.der").write_bytes(certificate.public_bytes(serialization.Encoding.DER))
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "key.pem").write_bytes(private)
-    return str(folder / "certificate.der"), str(folder / "key.pem")
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +115,10 @@ async def test_many_bad_tags(maker: str) -> None:
                 await rig.until_value(A.node_id, 4.5)
                 status = rig.connection.status
                 assert status.tags_monitored == 1
-                assert {refused.status for refused in status.tags_refused} == {"BadNodeIdUnknown", "BadNodeIdInvalid"}
+                assert {refused.status for refused in status.tags_refused} == {
+                    "BadNodeIdUnknown",
+                    "BadNodeIdInvalid",
+                }
                 assert len(status.tags_refused) == 1000
         (line,) = [line for line in logs if line["event"] == "device refused tags"]
         assert line["tags_refused"] == 1000
@@ -224,15 +191,17 @@ async def test_held_deliveries_hold_publish(maker: str) -> None:
 # ---- users
 
 
-async def test_user_and_encrypted_password(server_identity: tuple[str, str]) -> None:
-    """A password goes encrypted where the server can read it so; a wrong one is refused, shown and not repeated."""
-    certificate, key = server_identity
-    users = {"operator": PASSWORD}
-    async with open_device("asyncua", nodes=["a"], users=users, certificate=certificate, key=key) as device:
-        async with open_rig(device.url, (A,), username="operator", password=SecretStr(PASSWORD)) as rig:
+async def test_user_and_encrypted_password(pki: TestPki, tmp_path: Path) -> None:
+    """A password goes encrypted to a server that is trusted; a wrong one is refused, shown and not repeated."""
+    certificate = make()
+    pki.trust_it(certificate)
+    options = {"users": {"operator": PASSWORD}, "uri": SERVER_URI, **certificate.files(tmp_path)}
+    async with open_device("asyncua", nodes=["a"], **options) as device:
+        async with open_rig(device.url, (A,), pki=pki, username="operator", password=SecretStr(PASSWORD)) as rig:
             await rig.state(ConnectionState.CONNECTED)
+        wrong = SecretStr("wrong-secret")
         with capture_logs() as logs:
-            async with open_rig(device.url, (A,), username="operator", password=SecretStr("wrong-secret")) as rig:
+            async with open_rig(device.url, (A,), pki=pki, username="operator", password=wrong) as rig:
                 await rig.state(ConnectionState.REFUSED)
                 assert rig.errors("refused") >= 1
                 assert "BadUserAccessDenied" in (rig.connection.status.last_error or "")
@@ -242,12 +211,17 @@ async def test_user_and_encrypted_password(server_identity: tuple[str, str]) -> 
         assert "wrong-secret" not in repr(logs)
 
 
-async def test_node_opcua_user() -> None:
-    """node-opcua takes the encrypted password, and refuses a wrong one."""
+async def test_node_opcua_user(pki: TestPki) -> None:
+    """A password waits until the server's own certificate is trusted, as the status says; a wrong one is refused."""
     async with (
         open_device("node-opcua", nodes=["a"], users={"operator": PASSWORD}) as device,
-        open_rig(device.url, (A,), username="operator", password=SecretStr(PASSWORD)) as rig,
+        open_rig(device.url, (A,), pki=pki, username="operator", password=SecretStr(PASSWORD)) as rig,
     ):
+        await rig.state(ConnectionState.REFUSED)
+        assert rig.connection.status.last_error_type == "certificate_untrusted"
+        (thumbprint,) = pki.rejected
+        assert f"scada-trio trust {thumbprint}" in (rig.connection.status.last_error or "")
+        pki.store.trust(thumbprint)
         await rig.state(ConnectionState.CONNECTED)
         rig.update(password=SecretStr("wrong-secret"))
         await rig.state(ConnectionState.REFUSED)
@@ -271,15 +245,6 @@ async def test_anonymous_where_a_user_is_needed() -> None:
     async with open_device("asyncua", users={"operator": PASSWORD}) as device, open_rig(device.url) as rig:
         await rig.state(ConnectionState.REFUSED)
         assert "UserName" in (rig.connection.status.last_error or "")
-
-
-async def test_security_that_is_not_there() -> None:
-    """A connection that asks for more than None is refused with mode and policy, and nothing is sent."""
-    url = f"opc.tcp://127.0.0.1:{free_port()}"
-    async with open_rig(url, security_mode=SecurityMode.SIGN, security_policy="Basic256Sha256") as rig:
-        await rig.state(ConnectionState.REFUSED)
-        assert "Sign" in (rig.connection.status.last_error or "")
-        assert "Basic256Sha256" in (rig.connection.status.last_error or "")
 
 
 async def test_problem_waits_for_another_row() -> None:

@@ -34,7 +34,6 @@ from scada_trio.opcua.transport import MAX_MESSAGE_BYTES, MAX_MESSAGE_CHUNKS, er
 # At DEBUG it prints requests with the passwords in them, and what it warns of is reported by this package.
 logging.getLogger("opcua").setLevel(logging.CRITICAL)
 
-APPLICATION_URI: Final = "urn:scada-trio:client"
 _SECURE_HEADER_BYTES: Final = 12
 _PLAIN_CHUNK: Final = struct.Struct("<4sIIIII")  # type, size, channel, token, sequence number, request id
 _SECURE_KINDS: Final = (b"MSG", b"OPN", b"CLO")
@@ -347,9 +346,17 @@ class LinkClient(Client):  # type: ignore[misc]
     ``channel_lifetime_s`` and ``session_timeout_s`` are what the server granted, once channel and session are there.
     """
 
-    def __init__(self, url: str, link: LinkSocket, *, policy: ua.SecurityPolicy, session_timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        link: LinkSocket,
+        *,
+        policy: ua.SecurityPolicy,
+        application_uri: str,
+        session_timeout_s: float,
+    ) -> None:
         super().__init__(url, timeout=link.timeout)
-        self.application_uri = APPLICATION_URI
+        self.application_uri = application_uri
         self.product_uri = "urn:scada-trio"
         self.name = self.description = f"scada-trio {__version__}"
         self.security_policy = policy

@@ -76,7 +76,7 @@ def _error_of_status(code: int, context: str, reason: str | None) -> DeviceError
     name = status_name(code)
     text = f"{context}: the server answered {name}"
     if reason:
-        text += f" ({_one_line(reason)})"
+        text += f" ({one_line(reason)})"
     if name in _UNREACHABLE:
         return DeviceUnreachable(text)
     if name in _REFUSED or name.startswith(_REFUSED_PREFIXES):
@@ -105,6 +105,6 @@ def translated(context: str) -> Iterator[None]:
         raise DeviceProtocolError(f"{context}: the answer cannot be read ({type(error).__name__})") from error
 
 
-def _one_line(text: str) -> str:
-    """What a stranger wrote, fit for a log line."""
+def one_line(text: str) -> str:
+    """What a stranger wrote, fit for a log line: printable, at most 200 characters."""
     return "".join(char if char.isprintable() else " " for char in text[:200]).strip()

@@ -26,7 +26,8 @@ from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import DeviceError, DeviceSilent, DeviceUnreachable
 from scada_trio.opcua.client import LinkClient, LinkSocket
 from scada_trio.opcua.faults import status_name, translated
-from scada_trio.opcua.security import policy_of, set_user, set_user_again
+from scada_trio.opcua.pki import Pki
+from scada_trio.opcua.security import LinkSecurity, Offer, activation, agree, explained, offer_of
 from scada_trio.opcua.transport import MAX_CHUNK_BYTES, OpenTransport, open_transport, parse_endpoint
 
 T = TypeVar("T")
@@ -47,8 +48,7 @@ class SessionTicket:
     timeout_ms: float
     authentication_token: Any = field(repr=False)
     server_nonce: Any = field(repr=False)
-    token_policies: Any = field(repr=False)
-    server_certificate: bytes | None = field(repr=False)
+    offer: Offer = field(repr=False)
 
 
 @asynccontextmanager
@@ -56,11 +56,12 @@ async def open_session(
     spec: ConnectionSpec,
     *,
     settings: DeviceSettings,
+    pki: Pki,
     limiter: trio.CapacityLimiter,
     resolving: trio.CapacityLimiter,
     leave_subscription: Callable[[bool], bool] = lambda ended_by_error: False,
 ) -> AsyncIterator[Session]:
-    """Connect to the device and say Hello; the block then calls `Session.log_in`.
+    """Agree on security, connect to the device and say Hello; the block then calls `Session.log_in`.
 
     Raises `DeviceError`s only as themselves, never in a group: the one that ended the link, whichever task met it. The
     block is cancelled when the link breaks. On the way out the session is closed on the server within two seconds
@@ -69,14 +70,16 @@ async def open_session(
     threads.
     """
     endpoint = parse_endpoint(spec.endpoint_url)
-    policy = policy_of(spec)
+    security = await agree(spec, settings=settings, pki=pki, limiter=limiter, resolving=resolving)
     transport = await open_transport(endpoint, timeout_s=settings.connect_timeout_s, resolving=resolving)
-    session = Session(spec, transport, policy, settings=settings, limiter=limiter)
+    session = Session(spec, transport, security, settings=settings, pki=pki, limiter=limiter)
     try:
         async with trio.open_nursery() as nursery:
             session.scope = nursery.cancel_scope
             nursery.start_soon(session.run_pump, name=f"connection {spec.connection_id} pump")
             nursery.start_soon(session.run_backlog, name=f"connection {spec.connection_id} backlog")
+            if security.protects:
+                nursery.start_soon(session.run_trust, name=f"connection {spec.connection_id} trust")
             try:
                 yield session
             except DeviceError as error:
@@ -104,9 +107,10 @@ class Session:
         self,
         spec: ConnectionSpec,
         transport: OpenTransport,
-        policy: ua.SecurityPolicy,
+        security: LinkSecurity,
         *,
         settings: DeviceSettings,
+        pki: Pki,
         limiter: trio.CapacityLimiter,
     ) -> None:
         self.spec = spec
@@ -116,24 +120,31 @@ class Session:
         self.closing = False
         self.closed = self.left_subscription = False  # on the server, as far as that was asked for
         self.heard_at = self.sent_at = trio.current_time()
+        self._security = security
+        self._pki = pki
+        self._offer: Offer | None = None
+        self._opening = True
         self._limiter = limiter
         self._frames = transport.frames
         self._waiting = transport.waiting
         self._backlogged = trio.Event()
         self._trio = trio.lowlevel.current_trio_token()
         self._created = False
-        self._activated = False
         self._pinged_at: float | None = None
         self._renew_at = self._expires_at = math.inf
         self.link = LinkSocket(
             transport.sock,
             timeout_s=settings.connect_timeout_s,
-            policy=policy,
+            policy=security.policy,
             send_chunk_bytes=transport.send_chunk_bytes,
             on_backlog=self._watch_backlog,
         )
         self.client = LinkClient(
-            spec.endpoint_url, self.link, policy=policy, session_timeout_s=settings.session_timeout_s
+            spec.endpoint_url,
+            self.link,
+            policy=security.policy,
+            application_uri=security.own_uri,
+            session_timeout_s=settings.session_timeout_s,
         )
 
     async def log_in(self, ticket: SessionTicket | None = None) -> str | None:
@@ -150,6 +161,7 @@ class Session:
         client = self.client
         with translated("OpenSecureChannel"):
             client.open_secure_channel()
+        self._opening = False
         refused = None
         if ticket is not None:
             refused = self._resume(ticket)
@@ -158,9 +170,9 @@ class Session:
         with translated("CreateSession"):
             created = client.create_session()
             self._created = True
+            offer = offer_of(created, self._security)
         with translated("ActivateSession"):
-            set_user(client, self.spec, created)
-            self._activate()
+            self._activate(offer)
         return refused
 
     def _resume(self, ticket: SessionTicket) -> str | None:
@@ -169,10 +181,9 @@ class Session:
         self.link.authentication_token = ticket.authentication_token
         client._server_nonce = ticket.server_nonce
         client.session_timeout = ticket.timeout_ms
-        set_user_again(client, self.spec, ticket.token_policies, ticket.server_certificate)
         try:
             with translated("ActivateSession"):
-                self._activate()
+                self._activate(ticket.offer)
         except DeviceError as error:
             if error.status is None:
                 raise
@@ -182,17 +193,17 @@ class Session:
         self._created = True
         return None
 
-    def _activate(self) -> None:
+    def _activate(self, offer: Offer) -> None:
         client = self.client
-        activated = client.activate_session(username=client._username, password=client._password)
-        client.set_password(None)
+        parameters = activation(client, self.spec, offer, self._security, self._pki)
+        activated = client.uaclient.activate_session(parameters)
         client._server_nonce = activated.ServerNonce  # the next activation signs and encrypts with it
-        self._activated = True
+        self._offer = offer
 
     @property
     def ticket(self) -> SessionTicket | None:
         """What a later link needs to go on with this session; None where it was closed or never activated."""
-        if not self._activated or self.closed:
+        if self._offer is None or self.closed:
             return None
         client = self.client
         return SessionTicket(
@@ -200,8 +211,7 @@ class Session:
             client.session_timeout,
             self.link.authentication_token,
             client._server_nonce,
-            client._policy_ids,
-            client.security_policy.server_certificate,
+            self._offer,
         )
 
     async def ask(self, request: Any) -> bytes | None:
@@ -256,6 +266,8 @@ class Session:
 
     def fail(self, error: DeviceError) -> None:
         """End the link: who waits for the device gets ``error``, and `open_session` raises it. The first counts."""
+        if self._opening and self._security.protects:
+            error = explained(error, self._security)
         self.error = self.error or error
         self.link.fail(error)
         self.scope.cancel()
@@ -309,10 +321,28 @@ class Session:
             self._plan_renewal()
             self.link.ping()  # a server goes over to the new token when it first sees it, and the old one runs out
 
+    def _renew_channel(self) -> None:
+        self._security.recheck()
+        self.client.open_secure_channel(renew=True)
+
     def _plan_renewal(self) -> None:
         now = trio.current_time()
         self._renew_at = now + _RENEW_AT * self.client.channel_lifetime_s
         self._expires_at = now + self.client.channel_lifetime_s
+
+    async def run_trust(self) -> None:
+        """End the link when the trust store says that the server's certificate is accepted no more."""
+        try:
+            while True:
+                version = await trio.to_thread.run_sync(self._recheck, limiter=self._limiter)
+                await self._pki.store.changed_since(version)
+        except DeviceError as error:
+            self.fail(error)
+
+    def _recheck(self) -> object:
+        version = self._pki.store.version()
+        self._security.recheck()
+        return version
 
     # ---- the socket's two tasks
 

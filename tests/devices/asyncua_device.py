@@ -5,11 +5,13 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from asyncua import Server, ua
 from asyncua.crypto.permission_rules import SimpleRoleRuleset, User, UserRole
 from asyncua.server.user_managers import UserManager
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.devices.control import answer, options
 
@@ -17,13 +19,16 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Users(UserManager):  # type: ignore[misc]
-    """Name and password out of the options."""
+    """Names, passwords and certificates out of the options."""
 
-    def __init__(self, users: dict[str, str]) -> None:
+    def __init__(self, users: dict[str, str], certificates: list[str]) -> None:
         self.users = users
+        self.certificates = [Path(path).read_bytes() for path in certificates]
 
     def get_user(self, iserver: Any, username: Any = None, password: Any = None, certificate: Any = None) -> Any:
         if username in self.users and self.users[username] == password:
+            return User(role=UserRole.User)
+        if certificate is not None and certificate.public_bytes(Encoding.DER) in self.certificates:
             return User(role=UserRole.User)
         return None
 
@@ -57,17 +62,20 @@ async def add(server: Any, node: str, kind: str) -> None:
 
 async def main() -> None:
     wanted = options()
-    server = Server(user_manager=Users(wanted["users"]) if wanted["users"] else None)
+    known = bool(wanted["users"] or wanted["user_certificates"])
+    server = Server(user_manager=Users(wanted["users"], wanted["user_certificates"]) if known else None)
     await server.init()
     server.set_endpoint(f"opc.tcp://127.0.0.1:{wanted['port']}")
     policies = [ua.SecurityPolicyType.NoSecurity]
     if wanted["certificate"]:
         await server.load_certificate(wanted["certificate"])
         await server.load_private_key(wanted["key"])
-        policies.append(ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt)
-    server.set_security_policy(policies, permission_ruleset=SimpleRoleRuleset() if wanted["users"] else None)
-    if wanted["users"]:
-        server.set_identity_tokens([ua.UserNameIdentityToken])
+        policies += sorted(ua.SecurityPolicyType, reverse=True)[:-1]  # the best first: passwords go by it
+    if wanted["uri"]:
+        await server.set_application_uri(wanted["uri"])
+    server.set_security_policy(policies, permission_ruleset=SimpleRoleRuleset() if known else None)
+    if known:
+        server.set_identity_tokens([ua.UserNameIdentityToken, ua.X509IdentityToken])
     for name in wanted["nodes"]:
         await add(server, f"ns=1;s={name}", "Double")
     async with server:

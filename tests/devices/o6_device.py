@@ -54,6 +54,9 @@ def main() -> None:
         accessControl=access,
         certificate=wanted["certificate"],
         privateKey=wanted["key"],
+        applicationUri=wanted["uri"],
+        trustList=wanted["trusted"] or None,
+        acceptAllCertificates=bool(wanted["certificate"]) and not wanted["trusted"],
         allowNonePolicyPassword=bool(wanted["users"]),
     )
     with server:

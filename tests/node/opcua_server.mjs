@@ -3,12 +3,22 @@ import { createInterface } from "node:readline";
 import opcua from "node-opcua";
 
 const { DataType, Variant, VariantArrayType } = opcua;
-const wanted = { nodes: [], users: {}, items_a_call: null, ...JSON.parse(process.argv[2]) };
+const wanted = { nodes: [], users: {}, items_a_call: null, certificate: null, ...JSON.parse(process.argv[2]) };
 const answer = (fields) => process.stdout.write(JSON.stringify(fields) + "\n");
 console.log = console.warn = console.error = () => {};
 
 const named = Object.keys(wanted.users).length > 0;
+const { MessageSecurityMode, OPCUACertificateManager, SecurityPolicy } = opcua;
+const secured = wanted.certificate === null ? {} : {
+    certificateFile: wanted.certificate,
+    privateKeyFile: wanted.key,
+    serverInfo: { applicationUri: wanted.uri },
+    securityModes: [MessageSecurityMode.None, MessageSecurityMode.Sign, MessageSecurityMode.SignAndEncrypt],
+    securityPolicies: ["None", "Basic128Rsa15", "Basic256", "Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss"].map((name) => SecurityPolicy[name]),
+    serverCertificateManager: new OPCUACertificateManager({ rootFolder: wanted.pki, automaticallyAcceptUnknownCertificate: true }),
+};
 const server = new opcua.OPCUAServer({
+    ...secured,
     port: wanted.port,
     hostname: "127.0.0.1",
     allowAnonymous: !named,
