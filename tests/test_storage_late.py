@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +11,10 @@ from pydantic import SecretStr
 
 from scada_trio.readings import EMPTY_BLOCK, Quality, ReadingBlock, TagTable, WriteResult
 from scada_trio.storage import late, tenant_db
+from scada_trio.storage.connect import Connection
+from scada_trio.storage.copy import EncodedRows
 from scada_trio.storage.quarantine import list_quarantine
-from scada_trio.storage.sifting import retry_quarantine
+from scada_trio.storage.sifting import Sifted, retry_quarantine, sift
 from scada_trio.storage.tenant_db import TenantWriter, open_tenant_writer
 from tests.fix_postgres import fetch
 from tests.storage_samples import BUFFER, ROWS, WELL, batch, block, count_rows, many, tag_table
@@ -187,9 +189,8 @@ async def test_one_late_reading_does_not_slow_the_others(
 ) -> None:
     """Those that may be stored are looked up, the rest of their batch is copied."""
     looked_up: list[int] = []
-    sift: Callable[..., object] = tenant_db.sift
 
-    def counting(connection: object, rows: tenant_db.EncodedRows, *rest: object) -> object:
+    def counting(connection: Connection, rows: EncodedRows, *rest: Any) -> Sifted:
         looked_up.append(rows.rows)
         return sift(connection, rows, *rest)
 

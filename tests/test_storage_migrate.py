@@ -88,14 +88,14 @@ def test_two_at_once(postgres: PostgresServer) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(len(report.applied) for report in reports) == [0, 0, 5]
+    assert sorted(len(report.applied) for report in reports) == [0, 0, 6]
 
 
 def test_an_interrupted_migration_is_taken_up(postgres: PostgresServer) -> None:
     """Killed after its work and before its record, a migration runs again and does no harm."""
     url = postgres.create_tenant()
     fetch(url, "DELETE FROM scada_migrations")
-    assert len(migrate_tenant(url).applied) == 5
+    assert len(migrate_tenant(url).applied) == 6
     url = postgres.create_master()
     fetch(url, "DELETE FROM scada_migrations")
     assert migrate_master(url) == ["master-0001-configuration", "master-0002-parameters"]
