@@ -12,12 +12,10 @@ Sequences and the journal's id stay what they were, so that the database's curso
 from __future__ import annotations
 
 import shutil
-import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
@@ -26,13 +24,11 @@ import numpy as np
 
 from scada_trio.errors import JournalCorrupt, JournalUnavailable
 from scada_trio.journal.file import EPOCH_BITS, Contents, JournalFile, Space, Sync, Work
+from scada_trio.journal.reader import JournalReader
 from scada_trio.journal.rows import (
-    BYTES_A_READING,
     Record,
     TagKey,
-    checksum,
     read_loss,
-    read_row,
     read_subscription,
     read_tag,
 )
@@ -144,6 +140,7 @@ def _open_sound(path: Path, sync: Sync, known: Known, cut: list[Loss] | None = N
             kept = _keep_wal(path, wal, newest)  # before the next transaction overwrites it
             if cut is not None:
                 cut += kept.losses
+        file.check()
         opened = Opened(file, file.begin(), file.space())
         shared = min(len(known.tags), len(opened.contents.tags))
         if list(known.tags[:shared]) != opened.contents.tags[:shared]:
@@ -199,75 +196,6 @@ def _remove(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-class JournalReader:
-    """Reads around the damage: row by row, from both ends."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> JournalReader:
-        self._connection = sqlite3.connect(self.path, isolation_level=None)
-        self._connection.execute("PRAGMA writable_schema = on")  # else a file that is too short is not read at all
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(sqlite3.Error):
-            self._connection.close()
-
-    def identity(self) -> tuple[UUID | None, int]:
-        """Id and epoch; None and 0 where they cannot be read."""
-        for journal_id, epoch, crc in self.rows("SELECT journal_id, epoch, crc FROM journal"):
-            if isinstance(journal_id, bytes) and isinstance(epoch, int) and crc == checksum(journal_id, epoch):
-                return UUID(bytes=journal_id), epoch
-        return None, 0
-
-    def rows(self, query: str, *values: object) -> Iterator[tuple[object, ...]]:
-        """Rows until SQLite cannot go on."""
-        with suppress(sqlite3.DatabaseError):
-            yield from self._connection.execute(query, values)
-
-    def table(self, name: str, key: str) -> Iterator[tuple[object, ...]]:
-        """Rows of a small table, those that a damaged page in its middle does not hide."""
-        found = set()
-        for order in ("ASC", "DESC"):
-            for row in self.rows(f"SELECT * FROM {name} ORDER BY {key} {order}"):  # noqa: S608 - constants
-                if row[0] not in found:
-                    found.add(row[0])
-                    yield row
-
-    def index(self) -> tuple[list[tuple[int, int, int, int]], bool]:
-        """(sequence, earliest and latest time, readings) of the blocks, in order; whether all of them."""
-        query = "SELECT sequence, from_us, to_us, length(data) FROM blocks ORDER BY sequence"
-        rows: list[tuple[int, int, int, int]] = []
-        try:
-            for row in self._connection.execute(query):
-                rows.append(_indexed(row))
-        except (sqlite3.DatabaseError, TypeError):
-            tail: list[tuple[int, int, int, int]] = []
-            last = rows[-1][0] if rows else -1
-            with suppress(TypeError):
-                for row in self.rows(f"{query} DESC"):
-                    if _indexed(row)[0] <= last:
-                        break
-                    tail.append(_indexed(row))
-            return rows + tail[::-1], False
-        return rows, True
-
-    def record(self, sequence: int) -> Record | None:
-        """One block; None where it is damaged."""
-        for row in self.rows("SELECT * FROM blocks WHERE sequence = ?", sequence):
-            with suppress(JournalCorrupt):
-                return read_row(row)
-        return None
-
-
-def _indexed(row: tuple[object, ...]) -> tuple[int, int, int, int]:
-    if not all(isinstance(value, int) for value in row):
-        raise TypeError
-    sequence, from_us, to_us, length = row
-    return sequence, from_us, to_us, length // BYTES_A_READING  # type: ignore[return-value, operator]
-
-
 def _copy(reader: JournalReader, new: Path, known: Known, salvaged: Salvaged) -> None:
     journal_id, epoch = reader.identity()
     epoch = max(known.epoch, epoch)
@@ -319,7 +247,7 @@ def _copy_blocks(
     after: int,
     salvaged: Salvaged,
 ) -> None:
-    rows, complete = reader.index()
+    rows, hole = reader.index()
     together: list[Record] = []
     count = 0
     damaged: list[tuple[int, int, int]] = []  # earliest and latest time, readings
@@ -344,16 +272,13 @@ def _copy_blocks(
         first, last = min(row[0] for row in damaged), max(row[1] for row in damaged)
         lost = sum(row[2] for row in damaged)
         salvaged.losses.append(Loss(LossReason.JOURNAL_CORRUPT, None, first, last, lost, salvaged.aside.name))
-    if not complete:
-        salvaged.losses.append(_hole(reader.path, rows, salvaged.aside.name))
-
-
-def _hole(path: Path, rows: list[tuple[int, int, int, int]], detail: str) -> Loss:
-    """Blocks that cannot even be counted: somewhere between the two that are apart, else up to the file's last use."""
-    written_us = last_written_us(path)
-    gaps = [(before[2], after[1]) for before, after in pairwise(rows) if after[0] - before[0] > 1]
-    from_us, to_us = gaps[-1] if gaps else (max((row[2] for row in rows), default=0), written_us)
-    return Loss(LossReason.JOURNAL_CORRUPT, None, min(from_us, to_us), to_us, None, detail)
+    if hole is None and not damaged and not reader.is_sound():
+        hole = (0, None)  # a whole part of the tree may be out of reach, and nothing tells of it
+    if hole is not None:
+        written_us = last_written_us(reader.path)
+        from_us, to_us = hole[0], written_us if hole[1] is None else hole[1]
+        loss = Loss(LossReason.JOURNAL_CORRUPT, None, min(from_us, to_us), to_us, None, salvaged.aside.name)
+        salvaged.losses.append(loss)
 
 
 def _small_tables(reader: JournalReader) -> Work:
