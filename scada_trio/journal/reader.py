@@ -52,9 +52,9 @@ class JournalReader:
                     yield row
 
     def index(self) -> tuple[list[tuple[int, int, int, int]], tuple[int, int | None] | None]:
-        """(sequence, earliest and latest time, readings) of the blocks, in order; and between which times some are gone.
+        """(sequence, earliest and latest time, readings) of the blocks, in order; and when some are gone.
 
-        None for the later one: up to now. None for both: all blocks are there, as far as the order of rows shows.
+        That is between two times, the later one None: up to now. None: all are there, as far as their order shows.
         """
         query = "SELECT sequence, from_us, to_us, length(data) FROM blocks ORDER BY sequence"
         rows: dict[int, tuple[int, int, int, int]] = {}
