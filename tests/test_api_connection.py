@@ -6,7 +6,8 @@ import grpc
 import pytest
 
 from scada_trio.losses import Loss, LossReason
-from scada_trio.status import ConnectionState, RefusedTag
+from scada_trio.sampling import Sampling
+from scada_trio.status import ConnectionState, RefusedTag, RevisedItem, Revisions, SubscriptionTerms
 from tests.fix_api import CONNECTION, TENANT, Call, FakeBackend, connection_fields
 
 
@@ -44,6 +45,41 @@ async def test_a_connection_is_shown_with_refusals_and_losses(backend: FakeBacke
         "unreachable",
         1_700_000_001,
     )
+
+
+async def test_parameters_come_and_go(backend: FakeBackend, call: Call) -> None:
+    """What is said is taken, zero included; what is not said is nothing; a mistake names its field."""
+    fields = connection_fields()
+    tag = {**fields["tags"][0], "sampling_interval_ms": 0.0, "deadband_percent": 2.5, "scaling_factor": 1.0}
+    given = {**fields, "tags": [tag], "publishing_interval_ms": 250.0, "queue_size": 7, "name": "rtu"}
+    await call("AddConnection", **given)
+    spec = backend.connections[CONNECTION]
+    assert (spec.name, spec.publishing_interval_ms, spec.sampling) == ("rtu", 250.0, Sampling(queue_size=7))
+    (stored,) = spec.tags
+    assert (stored.sampling, stored.deadband_percent, stored.deadband) == (Sampling(0.0), 2.5, None)
+    assert stored.scaling_factor == 1.0
+    for bad, named in (({"queue_size": 0}, "tags[0].queue_size"), ({"deadband": 1.0}, "tags[0].deadband_percent")):
+        with pytest.raises(grpc.RpcError) as caught:
+            await call("AddConnection", **{**fields, "tags": [{**tag, **bad}]})
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.details().startswith(named)
+
+
+async def test_revisions_are_shown(backend: FakeBackend, call: Call) -> None:
+    """Requested and revised, and nothing where there is no subscription."""
+    await call("AddConnection", **connection_fields())
+    assert not (await call("GetConnection", connection_id=str(CONNECTION))).HasField("subscription")
+    terms = SubscriptionTerms(250.0, 20, 2400, 500.0, 10, 1200)
+    backend.link.revisions = Revisions(terms, 3, (RevisedItem("ns=2;s=P", 100.0, 250.0, 1000, 100),), 2)
+    answer = await call("GetConnection", connection_id=str(CONNECTION))
+    shown = answer.subscription
+    assert (shown.requested_publishing_interval_ms, shown.revised_publishing_interval_ms) == (250.0, 500.0)
+    assert (shown.requested_keep_alive_count, shown.revised_keep_alive_count) == (20, 10)
+    assert (shown.requested_lifetime_count, shown.revised_lifetime_count) == (2400, 1200)
+    assert (answer.items_revised, answer.items_unfiltered) == (3, 2)
+    (item,) = answer.revised_items
+    assert (item.requested_sampling_interval_ms, item.revised_sampling_interval_ms) == (100.0, 250.0)
+    assert (item.node_id, item.requested_queue_size, item.revised_queue_size) == ("ns=2;s=P", 1000, 100)
 
 
 async def test_an_unknown_connection_is_not_found(call: Call) -> None:

@@ -23,6 +23,8 @@ from scada_trio.api.backend import (
 from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import InvalidField
 from scada_trio.readings import Tag
+from scada_trio.sampling import parse_deadband_percent, parse_number, parse_publishing_interval, parse_sampling
+from scada_trio.status import RevisedItem, SubscriptionTerms
 from scada_trio.validation import (
     MAX_LOGIN_BYTES,
     parse_data_type,
@@ -33,6 +35,7 @@ from scada_trio.validation import (
     parse_uuid,
 )
 
+_MAX_NAME_BYTES = 1_024
 _MAX_INT32 = (1 << 31) - 1
 
 
@@ -73,6 +76,10 @@ def connection_message(report: ConnectionReport) -> scada_pb2.GetConnectionRespo
         readings_per_second=status.rate.per_second(),
         last_reading_time=None if status.last_reading_at is None else int(status.last_reading_at),
         unstorable=dict(status.unstorable),
+        subscription=_subscription(status.revisions.terms),
+        items_revised=status.revisions.items,
+        revised_items=map(_revised_item, status.revisions.examples),
+        items_unfiltered=status.revisions.unfiltered,
         losses=[
             scada_pb2.Loss(
                 reason=loss.reason,
@@ -86,8 +93,31 @@ def connection_message(report: ConnectionReport) -> scada_pb2.GetConnectionRespo
     )
 
 
+def _subscription(terms: SubscriptionTerms | None) -> scada_pb2.Subscription | None:
+    if terms is None:
+        return None
+    return scada_pb2.Subscription(
+        requested_publishing_interval_ms=terms.publishing_ms,
+        revised_publishing_interval_ms=terms.revised_publishing_ms,
+        requested_keep_alive_count=terms.keep_alive_count,
+        revised_keep_alive_count=terms.revised_keep_alive_count,
+        requested_lifetime_count=terms.lifetime_count,
+        revised_lifetime_count=terms.revised_lifetime_count,
+    )
+
+
+def _revised_item(item: RevisedItem) -> scada_pb2.RevisedItem:
+    return scada_pb2.RevisedItem(
+        node_id=item.node_id,
+        requested_sampling_interval_ms=item.sampling_ms,
+        revised_sampling_interval_ms=item.revised_sampling_ms,
+        requested_queue_size=item.queue_size,
+        revised_queue_size=item.revised_queue_size,
+    )
+
+
 def connection_spec(request: scada_pb2.AddConnectionRequest) -> ConnectionSpec:
-    """What AddConnection asks for; ``name`` is empty, since the request has none.
+    """What AddConnection asks for; what is absent of name and parameters is empty or None.
 
     An empty login is none; a password without a username has no use and is dropped.
     """
@@ -97,12 +127,16 @@ def connection_spec(request: scada_pb2.AddConnectionRequest) -> ConnectionSpec:
     return ConnectionSpec(
         connection_id=parse_uuid("connection_id", request.connection_id),
         tenant_id=parse_uuid("tenant_id", request.tenant_id),
-        name="",
+        name=parse_text("name", request.name, _MAX_NAME_BYTES),
         endpoint_url=parse_endpoint("endpoint_url", request.endpoint_url),
         security_mode=mode,
         security_policy=policy,
         username=username,
         password=SecretStr(password) if username and password else None,
+        publishing_interval_ms=parse_publishing_interval(
+            "publishing_interval_ms", _told(request).get("publishing_interval_ms")
+        ),
+        sampling=parse_sampling("", _told(request)),
         tags=_tags(request.tags),
     )
 
@@ -199,12 +233,25 @@ def _tags(mappings: Sequence[scada_pb2.TagMapping]) -> tuple[Tag, ...]:
     return tags
 
 
+def _told(message: scada_pb2.AddConnectionRequest | scada_pb2.TagMapping) -> dict[str, object]:
+    """The fields that are there, by name."""
+    return {field.name: value for field, value in message.ListFields()}
+
+
 def _tag(path: str, mapping: scada_pb2.TagMapping) -> Tag:
+    told = _told(mapping)
+    deadband = parse_number(f"{path}.deadband", told.get("deadband"))
     return Tag(
         tag_id=parse_uuid(f"{path}.tag_id", mapping.tag_id),
         well_id=parse_uuid(f"{path}.well_id", mapping.well_id),
         node_id=parse_node_id(f"{path}.node_id", mapping.node_id),
         data_type=parse_data_type(f"{path}.data_type", mapping.data_type),
+        name=parse_text(f"{path}.name", mapping.name, _MAX_NAME_BYTES),
+        unit=parse_text(f"{path}.unit", mapping.unit, _MAX_NAME_BYTES) or None,
+        scaling_factor=parse_number(f"{path}.scaling_factor", told.get("scaling_factor")),
+        deadband=deadband,
+        deadband_percent=parse_deadband_percent(f"{path}.deadband_percent", told.get("deadband_percent"), deadband),
+        sampling=parse_sampling(f"{path}.", told),
     )
 
 

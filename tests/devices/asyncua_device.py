@@ -51,13 +51,15 @@ def data_value(command: dict[str, Any]) -> Any:
     )
 
 
-async def add(server: Any, node: str, kind: str) -> None:
+async def add(server: Any, node: str, kind: str, limits: list[float] | None = None) -> None:
     value = {"Boolean": False, "String": ""}.get(kind, 0)
     if kind in ("Float", "Double"):
         value = 0.0
-    await server.nodes.objects.add_variable(
+    variable = await server.nodes.objects.add_variable(
         node_id(node), f"1:{node}", ua.Variant(value, ua.VariantType[kind]), datatype=ua.NodeId(24)
     )
+    if limits is not None:
+        await variable.add_property(node_id(f"{node}.EURange"), "0:EURange", ua.Range(*limits))
 
 
 async def main() -> None:
@@ -89,7 +91,7 @@ async def obey(server: Any) -> None:
     while line := await lines.readline():
         command = json.loads(line)
         if command["op"] == "add":
-            await add(server, command["node"], command["type"])
+            await add(server, command["node"], command["type"], command.get("range"))
         else:
             await server.write_attribute_value(node_id(command["node"]), data_value(command))
         answer(ok=True)

@@ -6,7 +6,8 @@ names of Double variables ``ns=1;s=<name>``; ``users``, name to password, none m
 None alone; ``user_certificates``, paths of those who may log in with theirs; ``trusted``, paths of the clients'
 certificates that it accepts, none means every one; ``items_a_call``. Commands: ``{"op": "write", "node", "type",
 "value", "status", "source_us"}`` (value null: none; source_us null: no source timestamp) and ``{"op": "add", "node",
-"type"}``.
+"type"}``, with ``"range": [low, high]`` for a variable that has an EURange. node-opcua also answers
+``{"op": "items"}``: what its monitored items are, by node.
 """
 
 import json

@@ -41,8 +41,12 @@ def write(server: Any, command: dict[str, Any]) -> None:
         raise ValueError(f"{command}: {result!r}")
 
 
-def add(server: Any, node: str, kind: str) -> None:
+def add(server: Any, node: str, kind: str, limits: list[float] | None = None) -> None:
     server.addVariable(node, server.objectsNode, getattr(o6, kind)(), nodeId=node, dataType="i=24")
+    if limits is not None:
+        value = datatypes.Range(low=limits[0], high=limits[1])
+        property_of = {"parentReference": "i=46", "typeDefinition": "i=68", "dataType": "i=884"}
+        server.addVariable("EURange", node, value, nodeId=f"{node}.EURange", ns=0, **property_of)
 
 
 def main() -> None:
@@ -66,7 +70,7 @@ def main() -> None:
         for line in sys.stdin:
             command = json.loads(line)
             if command["op"] == "add":
-                add(server, command["node"], command["type"])
+                add(server, command["node"], command["type"], command.get("range"))
             else:
                 write(server, command)
             answer(ok=True)

@@ -30,13 +30,11 @@ const space = server.engine.addressSpace;
 const namespace = space.getOwnNamespace();
 const variables = new Map();
 
-function add(node, type) {
-    const variable = namespace.addVariable({
-        organizedBy: space.rootFolder.objects,
-        nodeId: node,
-        browseName: node,
-        dataType: type,
-    });
+function add(node, type, range = null) {
+    const fields = { organizedBy: space.rootFolder.objects, nodeId: node, browseName: node, dataType: type };
+    const variable = range === null
+        ? namespace.addVariable(fields)
+        : namespace.addAnalogDataItem({ ...fields, engineeringUnitsRange: { low: range[0], high: range[1] } });
     variables.set(node, variable);
     return variable;
 }
@@ -55,6 +53,25 @@ function write({ node, type, value, status = 0, source_us: sourceUs = null }) {
     variables.get(node).setValueFromSource(variant, opcua.coerceStatusCode(status), moment);
 }
 
+function items() {
+    const found = {};
+    for (const session of Object.values(server.engine._sessions)) {
+        for (const subscription of session.publishEngine.subscriptions) {
+            for (const item of subscription.monitoredItems.values()) {
+                found[item.node.nodeId.toString()] = {
+                    id: item.monitoredItemId,
+                    publishing: subscription.publishingInterval,
+                    sampling: item.samplingInterval,
+                    queue: item.queueSize,
+                    discard_oldest: item.discardOldest,
+                    deadband: item.filter ? [item.filter.deadbandType, item.filter.deadbandValue] : null,
+                };
+            }
+        }
+    }
+    return found;
+}
+
 for (const name of wanted.nodes) add(`ns=1;s=${name}`, "Double").setValueFromSource({ dataType: DataType.Double, value: 0 });
 await server.start();
 answer({ ready: true });
@@ -62,7 +79,8 @@ const lines = createInterface({ input: process.stdin });
 lines.on("line", (line) => {
     const command = JSON.parse(line);
     try {
-        if (command.op === "add") add(command.node, command.type);
+        if (command.op === "items") return answer(items());
+        if (command.op === "add") add(command.node, command.type, command.range);
         else write(command);
         answer({ ok: true });
     } catch (error) {
