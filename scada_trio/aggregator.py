@@ -4,7 +4,7 @@ Owns the order in which readings reach the writer, and how often the journal is 
 database; the tenant starts it.
 
     Delivery ──► intake ──► Journal ──► flush ──► Batch
-                   │ accepted()
+                   │ accepted(), and live to whoever watches
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from scada_trio.journal.queue import Journal
+from scada_trio.live import LiveHub
 from scada_trio.metrics import TenantMetrics
 from scada_trio.readings import Batch, Delivery
 
@@ -49,6 +50,7 @@ class Aggregator:
         max_readings: int,
         max_age_s: float,
         pace: CommitPace,
+        live: LiveHub,
         metrics: TenantMetrics,
     ) -> None:
         self._journal = journal
@@ -57,6 +59,7 @@ class Aggregator:
         self._max_readings = max_readings
         self._max_age_s = max_age_s
         self._pace = pace
+        self._live = live
         self._metrics = metrics
         self._next_commit_at = float("-inf")
         self._filled = trio.Event()
@@ -82,7 +85,9 @@ class Aggregator:
             if self._journal.full and not self._journal.drops_oldest:
                 await self._hold()
             marks = [delivery.mark for delivery in deliveries if delivery.mark is not None]
-            await self._journal.append([delivery.block for delivery in deliveries], marks)
+            blocks = [delivery.block for delivery in deliveries]
+            await self._journal.append(blocks, marks)
+            self._live.publish(blocks)
             for delivery in deliveries:
                 delivery.accepted()
             self._next_commit_at = trio.current_time() + self._pace.interval_s

@@ -23,8 +23,8 @@ from scada_trio.cli_load import loadtest, simulate
 from scada_trio.config import Settings
 from scada_trio.errors import ConfigError, InvalidField, ScadaError, leaves
 from scada_trio.logs import configure_logging
-from scada_trio.terminal import out
 from scada_trio.sampling import MAX_INTERVAL_MS, MAX_QUEUE_SIZE, Sampling
+from scada_trio.terminal import out
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -381,6 +381,8 @@ def connection_remove(
     from scada_trio.commands.connections import remove_connection as command
 
     _run(command, out, connection_id)
+
+
 @storage_app.command("report")
 def storage_report(
     tenant: Annotated[str, typer.Option(help="Name or id of the tenant.")],
@@ -390,5 +392,3 @@ def storage_report(
     from scada_trio.commands.storage import report as command
 
     _run(command, out, tenant=tenant, as_json=as_json)
-
-

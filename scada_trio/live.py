@@ -21,6 +21,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
+from scada_trio.metrics import TenantMetrics
 from scada_trio.readings import EMPTY_BLOCK, ReadingBlock, TagTable
 
 MAX_WAITING: Final = 20_000
@@ -42,8 +43,9 @@ class LiveReadings:
 class LiveHub:
     """One tenant's watchers. Used in the Trio thread."""
 
-    def __init__(self, tags: TagTable) -> None:
+    def __init__(self, tags: TagTable, metrics: TenantMetrics | None = None) -> None:
         self._tags = tags
+        self._metrics = metrics
         self._watchers: set[Watcher] = set()
         self._closed = False
 
@@ -51,18 +53,14 @@ class LiveHub:
         """How many watch."""
         return len(self._watchers)
 
-    @property
-    def missed_total(self) -> int:
-        """Readings that those who watch now have missed."""
-        return sum(watcher.missed_total for watcher in self._watchers)
-
     def publish(self, blocks: Sequence[ReadingBlock]) -> None:
         """Hand ``blocks``, accepted together, to every watcher; costs nothing where nobody watches."""
         if not self._watchers:
             return
         readings = ReadingBlock.concatenate(blocks)
-        for watcher in self._watchers:
-            watcher.offer(readings)
+        missed = sum(watcher.offer(readings) for watcher in self._watchers)
+        if missed and self._metrics is not None:
+            self._metrics.live_missed.inc(missed)
 
     @contextmanager
     def watch(
@@ -76,10 +74,12 @@ class LiveHub:
             raise LiveClosed
         watcher = Watcher(self._tags, frozenset(wells), frozenset(node_ids), max_waiting)
         self._watchers.add(watcher)
+        self._count_watchers()
         try:
             yield watcher
         finally:
             self._watchers.discard(watcher)
+            self._count_watchers()
 
     def close(self) -> None:
         """End every watcher's waiting once it has taken what was published; later calls of `watch` are refused."""
@@ -87,13 +87,16 @@ class LiveHub:
         for watcher in self._watchers:
             watcher.close()
 
+    def _count_watchers(self) -> None:
+        if self._metrics is not None:
+            self._metrics.live_watchers.set(len(self._watchers))
+
 
 class Watcher:
-    """What waits for one client, at most ``max_waiting`` readings. Made by `LiveHub.watch`."""
+    """What waits for one client: at most ``max_waiting`` readings, of series in ``tags``. Made by `LiveHub.watch`."""
 
     def __init__(self, tags: TagTable, wells: frozenset[UUID], node_ids: frozenset[str], max_waiting: int) -> None:
-        self.missed_total = 0
-        self._tags = tags
+        self.tags = tags
         self._wells = wells
         self._node_ids = node_ids
         self._max_waiting = max_waiting
@@ -104,25 +107,39 @@ class Watcher:
         self._arrived = trio.Event()
         self._closed = False
 
-    def offer(self, readings: ReadingBlock) -> None:
-        """Keep those of ``readings`` that are wanted, and drop the oldest of what waits where that is too much."""
+    def offer(self, readings: ReadingBlock) -> int:
+        """Keep those of ``readings`` that are wanted; how many of the oldest were dropped because that is too much."""
         if self._wells or self._node_ids:
             readings = readings.select(self._mask()[readings.tag])
         if not len(readings):
-            return
+            return 0
         self._waiting.append(readings)
         self._count += len(readings)
+        missed = 0
         while self._count > self._max_waiting:
-            self._drop(self._count - self._max_waiting)
+            dropped = len(self._pop(self._count - self._max_waiting))
+            self._count -= dropped
+            missed += dropped
+        self._missed += missed
         self._arrived.set()
+        return missed
 
-    async def take(self, most: int) -> LiveReadings:
-        """Wait for readings and return up to ``most`` of them; `LiveClosed` where there will be none."""
+    @property
+    def waiting(self) -> int:
+        """Readings that can be taken at once."""
+        return self._count
+
+    async def wait(self) -> None:
+        """Return when readings wait; `LiveClosed` where there will be none."""
         while not self._waiting:
             if self._closed:
                 raise LiveClosed
             self._arrived = trio.Event()
             await self._arrived.wait()
+
+    async def take(self, most: int) -> LiveReadings:
+        """Up to ``most`` readings, waiting for the first; `LiveClosed` where there will be none."""
+        await self.wait()
         taken, count = [], 0
         while self._waiting and count < most:
             block = self._pop(most - count)
@@ -145,17 +162,11 @@ class Watcher:
         self._waiting.appendleft(_part(block, most, len(block)))
         return _part(block, 0, most)
 
-    def _drop(self, count: int) -> None:
-        dropped = len(self._pop(count))
-        self._count -= dropped
-        self._missed += dropped
-        self.missed_total += dropped
-
     def _mask(self) -> NDArray[np.bool_]:
         """Whether each series of the tenant is wanted; series are added and never change."""
         known = len(self._wanted)
-        if known < len(self._tags):
-            more = [self._wants(*self._tags.key(index)) for index in range(known, len(self._tags))]
+        if known < len(self.tags):
+            more = [self._wants(*self.tags.key(index)) for index in range(known, len(self.tags))]
             self._wanted = np.concatenate([self._wanted, np.array(more, np.bool_)])
         return self._wanted
 

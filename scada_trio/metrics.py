@@ -152,6 +152,15 @@ class Metrics:
             [*tenant, "change"],
             registry=registry,
         )
+        self.live_watchers = Gauge(
+            "scada_live_subscribers", "Calls of SubscribeReadings that run", tenant, registry=registry
+        )
+        self.live_missed = Counter(
+            "scada_live_missed",
+            "Readings that were dropped for subscribers which took them too slowly; the database has them",
+            tenant,
+            registry=registry,
+        )
         self.tenant_restarts = Counter(
             "scada_tenant_restarts", "Tenants that failed and were started again", tenant, registry=registry
         )
@@ -322,6 +331,8 @@ class TenantMetrics:
         self.batch_latency = metrics.batch_latency.labels(label)
         self.buffer_full = metrics.buffer_full.labels(label)
         self.tenant_restarts = metrics.tenant_restarts.labels(label)
+        self.live_watchers = metrics.live_watchers.labels(label)
+        self.live_missed = metrics.live_missed.labels(label)
         for reason in LossReason:  # from 0 on: a series that begins with its first loss shows no increase
             self.lost(reason, None, times=0)
         self._ingested = IngestedCounts(label, tags)
@@ -367,9 +378,9 @@ class TenantMetrics:
     def restarted(self) -> None:
         """Count a restart of the tenant."""
         self.tenant_restarts.inc()
+
     def maintained(self, outcome: str, *, made: int = 0, dropped: int = 0) -> None:
         """Count a run of the storage maintenance and the partitions it made and dropped."""
         self._metrics.maintenance_runs.labels(self._label, outcome).inc()
         self._metrics.partitions.labels(self._label, "made").inc(made)
         self._metrics.partitions.labels(self._label, "dropped").inc(dropped)
-

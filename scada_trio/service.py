@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -34,6 +35,7 @@ from scada_trio.config import Settings
 from scada_trio.desired import ConnectionSpec, TagChange, TenantSpec
 from scada_trio.errors import DatabaseError, ScadaError, UnknownConnection, UnknownTenant
 from scada_trio.journal.file import prepare_directory
+from scada_trio.live import Watcher
 from scada_trio.loop_lag import measure_loop_lag
 from scada_trio.metrics import Metrics
 from scada_trio.opcua.pki import Pki
@@ -146,6 +148,12 @@ class Service:
         tenant = self._tenant(tenant_id)
         configured = {well_id: tenant.node_ids_of(well_id) for well_id in well_ids}
         return await tenant.reader.read_latest(configured, node_ids)
+
+    def watch(
+        self, tenant_id: UUID, well_ids: Sequence[UUID], node_ids: Sequence[str]
+    ) -> AbstractContextManager[Watcher]:
+        """See `Backend`."""
+        return self._tenant(tenant_id).watch(well_ids, node_ids)
 
     async def aggregator_stats(self, tenant_id: UUID) -> AggregatorStats:
         """See `Backend`."""

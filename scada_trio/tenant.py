@@ -16,8 +16,8 @@ and a deadline on the tenant's nursery bounds all of it. What could not be writt
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, suppress
 from functools import partial
 from uuid import UUID
 
@@ -32,6 +32,7 @@ from scada_trio.connection import Connection
 from scada_trio.desired import TenantSpec
 from scada_trio.errors import DatabaseError, JournalUnavailable
 from scada_trio.journal.queue import Journal, open_journal
+from scada_trio.live import LiveHub, Watcher
 from scada_trio.losses import Loss
 from scada_trio.metrics import Metrics
 from scada_trio.opcua.pki import Pki
@@ -72,6 +73,7 @@ class Tenant:
         self._tags = TagTable()
         self._ledger = Ledger()
         self._metrics = metrics.tenant(spec.tenant_id, self._tags, self._ledger)
+        self._live = LiveHub(self._tags, self._metrics)
         self._pace = pace
         self._journal: Journal | None = None
         self._journal_error: str | None = None
@@ -92,6 +94,7 @@ class Tenant:
     def stop(self, grace_s: float) -> None:
         """End `run` from the sources on, within ``grace_s`` seconds."""
         self._stopping = True
+        self._live.close()
         self._deadline = trio.current_time() + grace_s
         self._changed.set()
 
@@ -170,6 +173,7 @@ class Tenant:
             max_readings=self._settings.max_buffer_size,
             max_age_s=self._settings.aggregation_buffer_ms / 1000,
             pace=self._pace,
+            live=self._live,
             metrics=self._metrics,
         )
         name = f"tenant {self.spec.tenant_id}"
@@ -204,6 +208,10 @@ class Tenant:
         if connection is not None:
             connection.restart()
         return connection is not None
+
+    def watch(self, well_ids: Sequence[UUID], node_ids: Sequence[str]) -> AbstractContextManager[Watcher]:
+        """As `scada_trio.live.LiveHub.watch`."""
+        return self._live.watch(well_ids, node_ids)
 
     async def connection_report(self, connection_id: UUID) -> ConnectionReport | None:
         """What is known of one of this tenant's connections; None where it is not active here."""

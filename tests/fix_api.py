@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,10 +26,11 @@ from scada_trio.api.backend import AggregatorStats, ConnectionListing, Connectio
 from scada_trio.api.server import serve_grpc
 from scada_trio.desired import ConnectionSpec, TagChange
 from scada_trio.errors import UnknownConnection, UnknownTenant
+from scada_trio.live import LiveHub, Watcher
 from scada_trio.logs import StreamHandler, configure_logging
 from scada_trio.losses import Loss
 from scada_trio.queries import Aggregate, AggregatesPage, AggregatesQuery, Position, ReadingScan
-from scada_trio.readings import ReadingRows
+from scada_trio.readings import ReadingRows, TagTable
 from scada_trio.status import ConnectionStatus, TenantSnapshot
 
 NODE_CLIENTS = Path(__file__).parent / "node"
@@ -53,6 +54,8 @@ class FakeBackend:
         self.status: Literal["healthy", "degraded", "unhealthy"] = "healthy"
         self.link = ConnectionStatus()
         self.losses: list[Loss] = []
+        self.tags = TagTable()
+        self.hub = LiveHub(self.tags)
         self.aggregates: list[Aggregate] = []
         self.aggregates_query: AggregatesQuery | None = None
         self.restarted: list[UUID] = []
@@ -105,6 +108,13 @@ class FakeBackend:
             kept = [rows[name] for name in sorted(rows) if node_ids is None or name in node_ids]
             newest.append(ReadingRows.of(well_id, kept))
         return newest
+
+    def watch(
+        self, tenant_id: UUID, well_ids: Sequence[UUID], node_ids: Sequence[str]
+    ) -> AbstractContextManager[Watcher]:
+        if tenant_id != TENANT:
+            raise UnknownTenant(f"tenant {tenant_id} does not exist")
+        return self.hub.watch(well_ids, node_ids)
 
     async def aggregator_stats(self, tenant_id: UUID) -> AggregatorStats:
         await self._enter(tenant_id)
@@ -267,15 +277,18 @@ MESSAGES: Mapping[str, tuple[Any, Any]] = {
     "ListConnections": (scada_pb2.ListConnectionsRequest, scada_pb2.ListConnectionsResponse),
     "ListTenants": (scada_pb2.ListTenantsRequest, scada_pb2.ListTenantsResponse),
     "UpdateConnectionTags": (scada_pb2.UpdateConnectionTagsRequest, scada_pb2.UpdateConnectionTagsResponse),
+    "SubscribeReadings": (scada_pb2.SubscribeReadingsRequest, scada_pb2.SubscribeReadingsResponse),
     "RestartConnection": (scada_pb2.RestartConnectionRequest, scada_pb2.RestartConnectionResponse),
 }
 
 
-def grpcio_stream(channel: grpc.Channel, *, timeout_s: float = 30.0, **fields: Any) -> Any:
-    """A call of StreamReadings with the official Python client: an iterator that blocks, and can be cancelled."""
-    request_type, response_type = MESSAGES["StreamReadings"]
+def grpcio_stream(
+    channel: grpc.Channel, method: str = "StreamReadings", *, timeout_s: float = 30.0, **fields: Any
+) -> Any:
+    """A streaming call with the official Python client: an iterator that blocks, and can be cancelled."""
+    request_type, response_type = MESSAGES[method]
     call = channel.unary_stream(
-        "/scada.ScadaService/StreamReadings",
+        f"/scada.ScadaService/{method}",
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=response_type.FromString,
     )

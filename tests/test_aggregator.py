@@ -15,6 +15,7 @@ from prometheus_client import generate_latest
 
 from scada_trio.aggregator import Aggregator, CommitPace
 from scada_trio.journal.queue import Journal
+from scada_trio.live import LiveHub
 from scada_trio.losses import RememberedSubscription
 from scada_trio.memory import Followed, Mark
 from scada_trio.metrics import Metrics
@@ -30,6 +31,7 @@ class Stage:
     deliveries: trio.MemorySendChannel[Delivery]
     batches: trio.MemoryReceiveChannel[Batch]
     metrics: Metrics
+    live: LiveHub
     accepted: list[int] = field(default_factory=list)
 
     async def deliver(self, number: int, count: int) -> None:
@@ -42,6 +44,7 @@ async def open_stage(
 ) -> AsyncIterator[Stage]:
     """Time does not pass while the journal is written: it is called in the loop."""
     metrics = Metrics()
+    live = LiveHub(TagTable())
     deliveries_in, deliveries = trio.open_memory_channel[Delivery](100)
     batches_in, batches = trio.open_memory_channel[Batch](1)
     settings = {"row_readings": max_readings, **settings}
@@ -53,10 +56,11 @@ async def open_stage(
             max_readings=max_readings,
             max_age_s=max_age_s,
             pace=CommitPace(tenants),
+            live=live,
             metrics=metrics.tenant(uuid4(), TagTable()),
         )
         nursery.start_soon(aggregator.run)
-        yield Stage(journal, deliveries_in, batches, metrics)
+        yield Stage(journal, deliveries_in, batches, metrics, live)
         nursery.cancel_scope.cancel()
 
 
@@ -73,6 +77,16 @@ async def test_a_full_batch_goes_at_once(place: Place, autojump_clock: trio.test
         batch = await stage.batches.receive()
         assert len(batch) == 10
         assert trio.current_time() == started
+
+
+async def test_what_is_accepted_is_live(place: Place, autojump_clock: trio.testing.MockClock) -> None:
+    """Before any batch is due, and not before it is accepted."""
+    async with open_stage(place, max_readings=100, max_age_s=60) as stage:
+        with stage.live.watch() as watcher:
+            await stage.deliver(7, 3)
+            live = await watcher.take(100)
+            assert stage.accepted == [7]
+            assert live.readings.value.tolist() == [7, 8, 9]
 
 
 async def test_a_small_batch_goes_when_its_oldest_reading_is_old(

@@ -6,11 +6,13 @@ Implemented by `scada_trio.service`; a fake in tests passes the same contract.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 from uuid import UUID
 
 from scada_trio.desired import ConnectionSpec, TagChange
+from scada_trio.live import Watcher
 from scada_trio.queries import AggregatesPage, AggregatesQuery, ReadingScan
 from scada_trio.readings import ReadingRows, Tag
 from scada_trio.status import ConnectionReport, ConnectionStatus, TenantSnapshot
@@ -81,6 +83,15 @@ class Backend(Protocol):
         self, tenant_id: UUID, well_ids: Sequence[UUID], node_ids: Sequence[str] | None
     ) -> Sequence[ReadingRows]:
         """The newest reading of each tag, by well as asked for; ``node_ids`` None: of all tags."""
+        ...
+
+    def watch(
+        self, tenant_id: UUID, well_ids: Sequence[UUID], node_ids: Sequence[str]
+    ) -> AbstractContextManager[Watcher]:
+        """Readings as they are accepted, of these wells and node ids; none named: of all.
+
+        Raises `LiveClosed` where the tenant stops.
+        """
         ...
 
     async def aggregator_stats(self, tenant_id: UUID) -> AggregatorStats:

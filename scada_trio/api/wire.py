@@ -13,6 +13,7 @@ grpclib send such bytes. Pure functions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,12 +21,13 @@ import numpy as np
 from grpclib.encoding.proto import ProtoCodec
 from numpy.typing import NDArray
 
-from scada_trio.readings import QUALITY_LABELS, ReadingRows
+from scada_trio.readings import QUALITY_LABELS, ReadingBlock, ReadingRows, TagTable
 
 _KEY: Final = 0x0A  # field 1, length-delimited
 _WELL, _NODE, _QUALITY = b"\x0a", b"\x12", b"\x2a"
 _SECONDS_BYTES: Final = 6  # 42 bits: the year 9999 needs 38
 _MICROSECONDS_BYTES: Final = 9  # 63 bits
+_END_US: Final = 253_402_300_800_000_000  # the year 10000
 _VARIABLE_BYTES: Final = 1 + _SECONDS_BYTES + 1 + 8 + 1 + _MICROSECONDS_BYTES
 _QUALITIES: Final = len(QUALITY_LABELS)
 
@@ -50,14 +52,44 @@ class WireCodec(ProtoCodec):  # type: ignore[misc]
 
 def encode_readings(rows: ReadingRows) -> bytes:
     """Field 1 of an answer, once for each reading, in their order. Times are from 1970 to 9999."""
-    templates: list[bytes | None] = [None] * (len(rows.names) * _QUALITIES)
-    numbers = rows.series * _QUALITIES + rows.quality
+    well_id = str(rows.well_id)
+    return _encode(rows, rows.series, lambda series: (well_id, rows.names[series]), {})
+
+
+class LiveEncoder:
+    """Field 1 of answers about readings of many wells; keeps what is the same in every reading of a series."""
+
+    def __init__(self, tags: TagTable) -> None:
+        self._tags = tags
+        self._templates: dict[int, bytes] = {}
+
+    def encode(self, readings: ReadingBlock) -> bytes:
+        """Readings in their order, but for those whose time is not from 1970 to 9999: no table takes them either."""
+        usable = (readings.time_us >= 0) & (readings.time_us < _END_US)
+        if not usable.all():
+            readings = readings.select(usable)
+        return _encode(readings, readings.tag, self._names, self._templates)
+
+    def _names(self, series: int) -> tuple[str, str]:
+        well_id, node_id = self._tags.key(series)
+        return str(well_id), node_id
+
+
+def _encode(
+    columns: ReadingRows | ReadingBlock,
+    series: NDArray[np.int32],
+    names: Callable[[int], tuple[str, str]],
+    templates: dict[int, bytes],
+) -> bytes:
+    """``names`` gives well id and node id of a series; ``templates`` is filled with what is new."""
+    numbers = series * _QUALITIES + columns.quality
     for number in np.unique(numbers).tolist():
-        series, quality = divmod(number, _QUALITIES)
-        templates[number] = _template(str(rows.well_id), rows.names[series], QUALITY_LABELS[quality])
-    parts: list[Any] = [None] * (2 * len(rows))
+        if number not in templates:
+            one, quality = divmod(number, _QUALITIES)
+            templates[number] = _template(*names(one), QUALITY_LABELS[quality])
+    parts: list[Any] = [None] * (2 * len(columns))
     parts[::2] = [templates[number] for number in numbers.tolist()]
-    parts[1::2] = _variable(rows).tolist()
+    parts[1::2] = _variable(columns).tolist()
     return b"".join(parts)
 
 
@@ -66,7 +98,7 @@ def _template(well_id: str, node_id: str, quality: str) -> bytes:
     return bytes([_KEY]) + _varint(len(fields) + _VARIABLE_BYTES) + fields
 
 
-def _variable(rows: ReadingRows) -> NDArray[np.void]:
+def _variable(rows: ReadingRows | ReadingBlock) -> NDArray[np.void]:
     """Fields 3, 4 and 6 of each reading, as one element of 26 bytes."""
     layout = np.empty(
         len(rows),

@@ -43,6 +43,10 @@ class ScadaServiceBase(abc.ABC):
         pass
 
     @abc.abstractmethod
+    async def SubscribeReadings(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.SubscribeReadingsRequest, scada_trio.api._generated.scada_pb2.SubscribeReadingsResponse]') -> None:
+        pass
+
+    @abc.abstractmethod
     async def QueryAggregates(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.QueryAggregatesRequest, scada_trio.api._generated.scada_pb2.QueryAggregatesResponse]') -> None:
         pass
 
@@ -109,6 +113,12 @@ class ScadaServiceBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_STREAM,
                 scada_trio.api._generated.scada_pb2.StreamReadingsRequest,
                 scada_trio.api._generated.scada_pb2.StreamReadingsResponse,
+            ),
+            '/scada.ScadaService/SubscribeReadings': grpclib.const.Handler(
+                self.SubscribeReadings,
+                grpclib.const.Cardinality.UNARY_STREAM,
+                scada_trio.api._generated.scada_pb2.SubscribeReadingsRequest,
+                scada_trio.api._generated.scada_pb2.SubscribeReadingsResponse,
             ),
             '/scada.ScadaService/QueryAggregates': grpclib.const.Handler(
                 self.QueryAggregates,
@@ -193,6 +203,12 @@ class ScadaServiceStub:
             '/scada.ScadaService/StreamReadings',
             scada_trio.api._generated.scada_pb2.StreamReadingsRequest,
             scada_trio.api._generated.scada_pb2.StreamReadingsResponse,
+        )
+        self.SubscribeReadings = grpclib.client.UnaryStreamMethod(
+            channel,
+            '/scada.ScadaService/SubscribeReadings',
+            scada_trio.api._generated.scada_pb2.SubscribeReadingsRequest,
+            scada_trio.api._generated.scada_pb2.SubscribeReadingsResponse,
         )
         self.QueryAggregates = grpclib.client.UnaryUnaryMethod(
             channel,

@@ -95,6 +95,24 @@ class StreamReadingsResponse(_message.Message):
     readings: _containers.RepeatedCompositeFieldContainer[Reading]
     def __init__(self, readings: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ...) -> None: ...
 
+class SubscribeReadingsRequest(_message.Message):
+    __slots__ = ("tenant_id", "well_ids", "tag_node_ids")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    WELL_IDS_FIELD_NUMBER: _ClassVar[int]
+    TAG_NODE_IDS_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    well_ids: _containers.RepeatedScalarFieldContainer[str]
+    tag_node_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tenant_id: _Optional[str] = ..., well_ids: _Optional[_Iterable[str]] = ..., tag_node_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SubscribeReadingsResponse(_message.Message):
+    __slots__ = ("readings", "missed")
+    READINGS_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    readings: _containers.RepeatedCompositeFieldContainer[Reading]
+    missed: int
+    def __init__(self, readings: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., missed: _Optional[int] = ...) -> None: ...
+
 class QueryAggregatesRequest(_message.Message):
     __slots__ = ("tenant_id", "well_id", "start_time_us", "end_time_us", "tag_node_ids", "resolution", "max_points", "limit", "page_token")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
