@@ -147,7 +147,8 @@ def list_connections(connection: Connection, tenant_id: UUID) -> tuple[Connectio
 
 def list_tags(connection: Connection, tenant_id: UUID) -> tuple[TagRow, ...]:
     """Every tag of a tenant's connections, active or not."""
-    return _select(connection, _ALL_TAGS, _tag, "tag_mappings", [], {"tenant": str(tenant_id)})
+    query = _ALL_TAGS.format(optional=_optional(connection, "tag_mappings"))
+    return _select(connection, query, _tag, "tag_mappings", [], {"tenant": str(tenant_id)})
 
 
 _TENANTS: Final = sql.SQL(
