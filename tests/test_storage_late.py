@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -16,6 +17,7 @@ from scada_trio.storage.copy import EncodedRows
 from scada_trio.storage.quarantine import list_quarantine
 from scada_trio.storage.sifting import Sifted, retry_quarantine, sift
 from scada_trio.storage.tenant_db import TenantWriter, open_tenant_writer
+from scada_trio.storage.window import TimeWindow
 from tests.fix_postgres import fetch
 from tests.storage_samples import BUFFER, ROWS, WELL, batch, block, count_rows, many, tag_table
 
@@ -262,3 +264,37 @@ async def test_refused_and_repeated_readings_together(bare_url: SecretStr, start
     assert count_rows(bare_url) == 60
     kept = "SELECT value FROM scada_readings WHERE tag_node_id = 'ns=2;s=Tag0' ORDER BY timestamp DESC LIMIT 1"
     assert fetch(bare_url, kept) == [(5.0,)]
+
+
+# --- outside the window
+
+
+async def test_a_wider_window_lets_a_quarantined_reading_in(tenant_url: SecretStr, start_us: int) -> None:
+    """What was too old is not tried again until READING_MAX_AGE_DAYS says otherwise."""
+    narrow = TimeWindow(max_age_days=10)
+    async with open_tenant_writer(
+        tenant_url, tag_table(), connect_timeout_s=10, statement_timeout_s=60, window=narrow
+    ) as writer:
+        readings = block((0, start_us, 1.0, GOOD), (0, start_us + 15 * DAY_US, 2.0, GOOD))
+        assert await writer.write(batch(1, readings), BUFFER) == WriteResult(inserted=1, quarantined=1)
+        connection = writer._connection
+        assert retry_quarantine(connection, None, window=narrow)[:2] == (0, 0)
+        assert retry_quarantine(connection, None, window=TimeWindow(max_age_days=30))[:2] == (1, 1)
+    assert count_rows(tenant_url) == 2
+
+
+async def test_one_clock_that_is_wrong_refuses_nothing(
+    tenant_url: SecretStr, start_us: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service whose clock is a year ahead finds nothing too old, one a year behind nothing too far ahead."""
+    window = TimeWindow(max_age_days=30, max_ahead_hours=1)
+    real_ns = time.time_ns()
+    async with open_tenant_writer(
+        tenant_url, tag_table(), connect_timeout_s=10, statement_timeout_s=60, window=window
+    ) as writer:
+        for sequence, years in enumerate((1, -1), 1):
+            monkeypatch.setattr(time, "time_ns", lambda ns=real_ns + years * 365 * DAY_US * 1000: ns)
+            readings = block((0, start_us + sequence, 1.0, GOOD), (1, start_us + 19 * DAY_US, float(years), GOOD))
+            result = await writer.write(batch(sequence, readings), BUFFER)
+            assert result.quarantined == 0
+            assert result.inserted >= 1
