@@ -309,7 +309,7 @@ class Session:
 
     async def _renew(self) -> None:
         try:
-            await self.call("renewing the channel", lambda: self.client.open_secure_channel(renew=True))
+            await self.call("renewing the channel", self._renew_channel)
         except DeviceUnreachable as error:
             if self.link.broken is not None:
                 raise
