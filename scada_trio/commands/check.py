@@ -17,6 +17,9 @@ from scada_trio.config import Settings
 from scada_trio.desired import ConnectionSpec, TenantSpec
 from scada_trio.errors import ConfigurationRefused, ScadaError
 from scada_trio.instance import open_instance
+from scada_trio.opcua.certificates import describe
+from scada_trio.opcua.pki import Pki
+from scada_trio.opcua.security import agree
 from scada_trio.opcua.transport import open_transport, parse_endpoint
 from scada_trio.readings import TagTable
 from scada_trio.registry import Registry
@@ -59,13 +62,20 @@ async def check(settings: Settings, console: Console) -> None:
             return f"reachable, migrated, {len(specs)} tenants"
 
         await report.probe(f"master database {safe_url(instance.master_url)}", master)
+        pki = Pki(settings.pki)
+
+        async def certificate() -> str:
+            await trio.to_thread.run_sync(pki.prepare)
+            return describe(pki.own.current().certificate)
+
+        await report.probe("our own certificate", certificate)
         limiter = trio.CapacityLimiter(_AT_ONCE)
         resolving = trio.CapacityLimiter(_AT_ONCE)
         async with trio.open_nursery() as nursery:
             for spec in specs.values():
                 nursery.start_soon(_check_tenant, settings, report, limiter, spec)
                 for connection in spec.connections.values():
-                    nursery.start_soon(_check_device, settings, report, limiter, resolving, spec, connection)
+                    nursery.start_soon(_check_device, settings, pki, report, limiter, resolving, spec, connection)
     if report.failed:
         raise ScadaError(f"{report.failed} of the above are not as they should be")
 
@@ -86,6 +96,7 @@ async def _check_tenant(settings: Settings, report: _Report, limiter: trio.Capac
 
 async def _check_device(
     settings: Settings,
+    pki: Pki,
     report: _Report,
     limiter: trio.CapacityLimiter,
     resolving: trio.CapacityLimiter,
@@ -99,6 +110,8 @@ async def _check_device(
             parse_endpoint(spec.endpoint_url), timeout_s=settings.device.connect_timeout_s, resolving=resolving
         )
         transport.sock.close()
+        threads = trio.CapacityLimiter(1)
+        await agree(spec, settings=settings.device, pki=pki, limiter=threads, resolving=resolving)
         return f"answers, {len(spec.tags)} tags configured"
 
     async with limiter:

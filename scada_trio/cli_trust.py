@@ -1,0 +1,71 @@
+"""The command ``trust`` and its options. Registered by `cli`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from scada_trio.config import Settings
+from scada_trio.logs import configure_logging
+from scada_trio.terminal import out
+
+
+class _TrustGroup(TyperGroup):
+    """``trust THUMBPRINT`` is ``trust add THUMBPRINT``: what a refused connection tells people to type."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["add", *args]
+        return super().resolve_command(ctx, args)
+
+
+trust_app = typer.Typer(
+    cls=_TrustGroup, no_args_is_help=True, help="Devices whose certificates are accepted: trust THUMBPRINT, trust list."
+)
+
+TrustedName = Annotated[
+    str, typer.Argument(metavar="THUMBPRINT", help="Of the certificate; its first 8 or more digits will do.")
+]
+
+
+@trust_app.command("add")
+def trust_add(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="THUMBPRINT|FILE",
+            help="Thumbprint of a certificate that was rejected, its first 8 or more digits; or a .der or .pem file.",
+        ),
+    ],
+) -> None:
+    """Trust a device, or an authority and every device that it issued a certificate to."""
+    from scada_trio.commands.trust import trust as command
+
+    command(_settings(), out, name)
+
+
+@trust_app.command("list")
+def trust_list(
+    output: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="How to print.")] = "table",
+) -> None:
+    """List our own certificate, those that are trusted, issuers, and those that were rejected."""
+    from scada_trio.commands.trust import list_trust as command
+
+    command(_settings(), out, output)
+
+
+@trust_app.command("remove")
+def trust_remove(name: TrustedName) -> None:
+    """Trust a certificate no longer; connections that rely on it end."""
+    from scada_trio.commands.trust import remove_trust as command
+
+    command(_settings(), out, name)
+
+
+def _settings() -> Settings:
+    settings = Settings.load()
+    configure_logging("WARNING", "console", sys.stderr)
+    return settings
