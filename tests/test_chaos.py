@@ -135,6 +135,28 @@ def test_values_of_a_removed_tag_are_not_owed(tmp_path: Path) -> None:
     assert settled(log, [1]) == Account(sent=2, written=1, unexplained=1, broken=1)
 
 
+def test_a_subscription_that_was_left_owes_what_came_before_the_next_one(tmp_path: Path) -> None:
+    """Its queue overflows for a while, also for tags that the client has removed from the next one."""
+    ticks = [["tick", number, number * SECOND_US, number * SECOND_US] for number in range(1, 6)]
+    log = write_log(
+        tmp_path / "log",
+        *(["set", "1.1", [0, 1]], ticks[0], ["handed", 1, 1, 1, 1, "1.1"], ticks[1], ["set", "2.1", [1]]),
+        *(*ticks[2:], ["handed", 2, 1, 3, 5, "2.1"], ["dropped", 2, 2, "1.1"], ["died", 3, 5, "1.1"]),
+    )
+    assert settled(log, [1]) == Account(sent=2, written=1, unexplained=1)
+
+
+def test_a_subscription_that_was_taken_up_again_owes_all(tmp_path: Path) -> None:
+    """Another one came and went between."""
+    ticks = [["tick", number, number * SECOND_US, number * SECOND_US] for number in range(1, 6)]
+    log = write_log(
+        tmp_path / "log",
+        *(["set", "1.1", [0]], ticks[0], ["handed", 1, 1, 1, 1, "1.1"], ticks[1], ["set", "2.1", [0]]),
+        *(*ticks[2:], ["dropped", 2, 4, "1.1"], ["handed", 1, 2, 5, 5, "1.1"]),
+    )
+    assert settled(log, [1, 5]) == Account(sent=5, written=2, unexplained=3)
+
+
 def test_a_row_that_no_device_made_is_found(tmp_path: Path) -> None:
     """A value with another time than the device gave it is somebody else's."""
     log = counted(tmp_path / "log", ["handed", 1, 1, 1, 1, "1.1"])

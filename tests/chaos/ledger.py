@@ -92,10 +92,34 @@ def read_log(path: Path) -> DeviceLog:
     size = int(ticks[:, 0].max(initial=0)) + 1
     log = DeviceLog(np.zeros(size, np.int64), np.zeros(size, np.int64))
     log.source_us[ticks[:, 0]], log.wall_us[ticks[:, 0]] = ticks[:, 1], ticks[:, 2]
-    reader = _HandedReader(log, size)
+    reader = _HandedReader(log, size, _abandoned(lines))
     for line in lines:
         reader.take(line)
     return log
+
+
+def _abandoned(lines: Sequence[list[Any]]) -> dict[str, int]:
+    """The last tick for which a subscription counts: after that the client had items of another one, and kept to it.
+
+    It lives on at the device for a while, and its queue overflows, with values of tags that were removed meanwhile.
+    """
+    began: dict[str, tuple[int, int]] = {}  # by subscription: line and tick of its first items
+    used: dict[str, int] = {}  # by subscription: the line at which it handed something over last
+    tick = 0
+    for number, line in enumerate(lines):
+        match line:
+            case ["tick", tick, *_]:
+                pass
+            case ["set", set_id, [_, *_]]:
+                began.setdefault(set_id.partition(".")[0], (number, tick))
+            case ["handed", subscription, *_]:
+                used[str(subscription)] = number
+    abandoned = {}
+    for subscription, (number, _) in began.items():
+        later = [began_at for line_number, began_at in began.values() if line_number > used.get(subscription, number)]
+        if later:
+            abandoned[subscription] = min(later)
+    return abandoned
 
 
 class _HandedReader:
@@ -105,9 +129,10 @@ class _HandedReader:
     acknowledged when it stopped to: whoever removes a tag gives up what is on its way.
     """
 
-    def __init__(self, log: DeviceLog, size: int) -> None:
+    def __init__(self, log: DeviceLog, size: int, abandoned: dict[str, int]) -> None:
         self._log = log
         self._size = size
+        self._abandoned = abandoned
         self._sets: dict[str, list[int]] = {}
         self._current: dict[str, list[int]] = {}
         self._left: dict[tuple[str, int], int] = {}  # subscription, node → the set from which it was gone
@@ -121,6 +146,7 @@ class _HandedReader:
                 self._handed[subscription, number] = (first, last, set_id)
                 self._mark(self._log.owed, self._monitored(set_id), first, last)
             case ["dropped" | "died", first, last, set_id]:
+                last = min(last, self._abandoned.get(set_id.partition(".")[0], last))
                 self._mark(self._log.owed, self._monitored(set_id), first, last)
             case ["again", subscription, number]:
                 first, last, set_id = self._handed[subscription, number]
