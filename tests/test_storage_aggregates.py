@@ -15,7 +15,7 @@ from scada_trio.readings import Quality, ReadingBlock
 from scada_trio.storage import aggregates
 from scada_trio.storage.migrate import migrate_tenant
 from scada_trio.storage.query import TenantReader
-from scada_trio.storage.reading import moment
+from scada_trio.times import moment
 from tests.fix_postgres import fetch
 from tests.storage_samples import NOON_US, OTHER_WELL, WELL, block, tag_table
 from tests.test_storage_reading import DAY_US, explain, fill, reader_of, scanned, store, url

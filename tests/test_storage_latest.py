@@ -7,8 +7,9 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
+from scada_trio import times
 from scada_trio.readings import Quality
-from scada_trio.storage import latest, reading
+from scada_trio.storage import latest
 from tests.fix_postgres import fetch
 from tests.storage_samples import OTHER_WELL, WELL, block, many, tag_table
 from tests.test_storage_reading import DAY_US, as_rows, explain, fill, reader_of, scanned, store, url
@@ -61,8 +62,8 @@ def test_no_table_is_read_for_it(tenant_url: SecretStr) -> None:
     values = {
         "wells": [WELL] * 10,
         "names": names,
-        "lower": reading.moment(0),
-        "upper": reading.moment(reading.LAST_US),
+        "lower": times.moment(0),
+        "upper": times.moment(times.LAST_US),
     }
     kinds, rows = scanned(explain(tenant_url, latest._LATEST, values))
     assert kinds <= {"Index Scan", "Index Only Scan"}

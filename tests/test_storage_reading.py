@@ -19,6 +19,7 @@ from scada_trio.storage.columns import take_columns
 from scada_trio.storage.connect import connect
 from scada_trio.storage.query import TenantReader, open_reader
 from scada_trio.storage.tenant_db import open_tenant_writer
+from scada_trio.times import moment
 from tests.fix_postgres import fetch
 from tests.storage_samples import BUFFER, NOON_US, WELL, batch, block, many, tag_table
 
@@ -244,7 +245,7 @@ def test_a_page_reads_the_index_and_no_more_than_the_page(tenant_url: SecretStr)
     fill(tenant_url, days=10, tags=10, a_day=500)
     names = [f"tag {n}" for n in range(1, 11)]
     day_us = fetch(tenant_url, "SELECT (extract(epoch FROM current_date) * 1000000)::bigint")[0][0]
-    lower, upper = reading.moment(day_us - 3 * DAY_US), reading.moment(day_us - 2 * DAY_US)
+    lower, upper = moment(day_us - 3 * DAY_US), moment(day_us - 2 * DAY_US)
     values = {"names": names, "well": WELL, "lower": lower, "upper": upper, "after": 0, "limit": 50}
     kinds, rows = scanned(explain(tenant_url, reading._NEWEST_FIRST, values))
     assert kinds <= {"Index Scan", "Index Only Scan"}
