@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from scada_trio.loadtest.account import Account, settle
+from scada_trio.loadtest.account import Account, Latency, settle
 from scada_trio.loadtest.load import Load, Mode, load_of
 from scada_trio.loadtest.picture import draw
 from scada_trio.loadtest.report import SLOPE_AFTER_S, Report, measure
@@ -262,7 +262,7 @@ def test_a_good_run_keeps_every_promise() -> None:
     """All figures are those of the samples, and all verdicts are yes."""
     report = report_of()
     figures = report.figures
-    assert figures.committed_per_s == 500
+    assert figures.committed_per_s == figures.written_per_s == 500
     assert figures.service_cores == pytest.approx(0.3)
     assert figures.write_mean_s == pytest.approx(0.02)
     assert figures.memory_slope is None  # too short to tell
@@ -304,6 +304,8 @@ WHOLE = Account(50_000, 50_000, 0, 0, 0, 0, 0, 0, 50_000, 50_000, None)
         (replace(WHOLE, unknown=1), False),
         (replace(WHOLE, wrong=1), False),
         (replace(WHOLE, stored_in_window=49_000), False),
+        (replace(WHOLE, latency=Latency(1.0, 2.0, 3.0, 4.0, late=100, late_s=15.0)), True),
+        (replace(WHOLE, latency=Latency(9.0, 20.0, 30.0, 40.0, late=1_000, late_s=15.0)), False),
     ],
 )
 def test_a_count_that_is_not_true_is_a_failure(account: Account, kept: bool) -> None:
@@ -354,7 +356,7 @@ def test_a_short_run_counts_every_value(tmp_path: Path, postgres: PostgresServer
     assert found["figures"]["batch_p95_s"] > 0
     assert found["figures"]["service_status"] == 0
     assert ended.returncode == (0 if found["promises_kept"] else 1), ended.stderr
-    assert "tags/s committed" in ended.stdout
+    assert "tags/s committed in time" in ended.stdout
     assert file.with_suffix(".svg").read_bytes().startswith(b"<?xml")
     left = fetch(SecretStr(url), "SELECT count(*) FROM pg_database WHERE datname LIKE 'scada_loadtest_%'")
     assert left == [(0,)]

@@ -23,10 +23,10 @@ def draw(path: Path, load: Load, samples: Sequence[Sample]) -> None:
     at_s = np.array([sample.at_s for sample in samples]) - samples[0].at_s
     span_s = np.diff(at_s)
 
-    received, written = (_column(samples, name) for name in ("received", "written"))
-    throughput.plot(at_s[1:], np.diff(received) / span_s, label="received", linewidth=1)
-    # a batch every few seconds: its rate is that of its last ten seconds
-    throughput.plot(at_s[10:], (written[10:] - written[:-10]) / (at_s[10:] - at_s[:-10]), label="committed, 10 s")
+    # devices report once a second and batches are written every few seconds: rates are those of the last ones
+    for name, label, last in (("received", "received, 3 s", 3), ("written", "committed, 10 s", 10)):
+        total = np.array([sample.counter(name) for sample in samples])
+        throughput.plot(at_s[last:], (total[last:] - total[:-last]) / (at_s[last:] - at_s[:-last]), label=label)
     throughput.axhline(load.values_per_s, color="grey", linestyle=":", label="offered")
     _finish(throughput, "tags/s")
 
@@ -51,13 +51,9 @@ def draw(path: Path, load: Load, samples: Sequence[Sample]) -> None:
     figure.savefig(path)
 
 
-def _column(samples: Sequence[Sample], name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return np.array([sample.counter(name) for sample in samples])
-
-
 def _finish(axes: Axes, unit: str) -> None:
     axes.set_ylabel(unit)
     if axes.get_yscale() != "log":
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize="small")

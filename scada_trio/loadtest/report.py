@@ -25,11 +25,14 @@ SLOPE_AFTER_S: Final = 300.0
 class Figures:
     """Of the measured time, but for the account, which is of everything. None: nothing to measure it by.
 
-    Seconds, bytes, cores; ``memory_slope`` is bytes in ten minutes, by least squares over the second half.
+    Seconds, bytes, cores; ``committed_per_s`` are the measured time's readings that were not late, ``written_per_s``
+    what was written meanwhile, of whatever time; ``memory_slope`` is bytes in ten minutes, by least squares over the
+    second half.
     """
 
     offered_per_s: float
     committed_per_s: float
+    written_per_s: float
     write_mean_s: float | None
     write_p95_s: float | None
     batch_p95_s: float | None
@@ -78,7 +81,7 @@ class Report:
         return [
             Judged(
                 "throughput",
-                f"{figures.committed_per_s:,.0f} tags/s committed",
+                f"{figures.committed_per_s:,.0f} tags/s committed in time",
                 f"{rate:,.0f} tags/s",
                 throughput,
                 "none lost",
@@ -96,6 +99,7 @@ class Report:
         figures, account, latency = self.figures, self.account, self.account.latency
         lines = [
             ("offered", f"{figures.offered_per_s:,.0f} tags/s of {self.load.values_per_s:,.0f}"),
+            ("written meanwhile", f"{figures.written_per_s:,.0f} tags/s"),
             ("memory of the service, average", f"{figures.memory_mean / MB:,.0f} MB"),
             ("event loop lag", f"average {_text(_ms(figures.lag_mean_s))} ms, P99 {_text(_ms(figures.lag_p99_s))} ms"),
             ("oldest of a batch to commit, P95", f"{_text(figures.batch_p95_s)} s"),
@@ -177,7 +181,8 @@ def measure(samples: Sequence[Sample], account: Account, *, service_errors: int,
     memory = np.array([sample.rss_bytes for sample in samples], np.float64)
     return Figures(
         offered_per_s=account.sent_in_window / seconds,
-        committed_per_s=account.stored_in_window / seconds,
+        committed_per_s=(account.stored_in_window - (account.latency.late if account.latency else 0)) / seconds,
+        written_per_s=(last.counter("written") - first.counter("written")) / seconds,
         write_mean_s=write.mean,
         write_p95_s=write.quantile(0.95),
         batch_p95_s=batch.quantile(0.95),

@@ -110,7 +110,8 @@ class _Run:
 
     async def _take(self, phase: str) -> Sample:
         await trio.sleep_until(self._due)
-        self._due = max(self._due + SAMPLE_EVERY_S, trio.current_time())
+        # after a late one there is half a period at least to the next: a rate over a few milliseconds says nothing
+        self._due = max(self._due + SAMPLE_EVERY_S, trio.current_time() + SAMPLE_EVERY_S / 2)
         sample = await self._sampler.take()
         self.samples.append(sample)
         self._show(self.samples, phase)
