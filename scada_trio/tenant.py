@@ -161,6 +161,7 @@ class Tenant:
         self._metrics.lost(loss.reason, loss.count)
 
     async def _run_stages(self, journal: Journal) -> None:
+        journal.expect(self.spec.connections)
         deliveries_in, deliveries = trio.open_memory_channel[Delivery](_DELIVERIES_WAITING)
         batches_in, batches = trio.open_memory_channel[Batch](1)
         device_threads = trio.CapacityLimiter(_DEVICE_THREADS)

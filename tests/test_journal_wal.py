@@ -114,7 +114,36 @@ async def test_a_process_killed_after_it_set_a_file_aside_leaves_the_loss(place:
         journal.record_loss(Loss(LossReason.SEQUENCE_GAP, None, 1, 2))
         losses = journal.unreported_losses()
         assert [number for number, _ in losses] == sorted(number for number, _ in losses)
-    wanted = {"block": [200], "wal": [None], "both": [None, 100]}[where]
+    counts: dict[str, list[int | None]] = {"block": [200], "wal": [None], "both": [None, 100]}
+    wanted = counts[where]
     assert [loss.count for _, loss in losses] == [*wanted, None]
     async with place.restarted().open() as journal:
         assert journal.unreported_losses() == losses
+
+
+@pytest.mark.parametrize("where", ["page", "wal"])
+async def test_connections_that_a_damaged_file_forgot_are_not_new_ones(place: Place, where: str) -> None:
+    """Neither row nor id of the subscription is left; what the device makes for it is missing all the same."""
+    running = Place(place.directory.with_name("running"))
+    async with running.open() as journal:
+        await journal.append([block(10)])
+    async with running.open() as journal:
+        journal.remember_subscription(WELL, RememberedSubscription("opc.tcp://a", 7, 1, {}))
+        await journal.append([block(10)])
+        if where == "page":
+            await journal._store.call(lambda file: file.give_back(1 << 20))  # all of it is in the file itself
+        shutil.copytree(running.directory, place.directory)
+    harmed = place.path if where == "page" else Path(f"{place.path}-wal")
+    at = harmed.read_bytes().index(b"opc.tcp://a")
+    overwrite(harmed, at // 4096 * 4096 if where == "page" else at, 16)
+    async with place.open() as journal:
+        assert journal.remembered_subscription(WELL) is None
+        journal.expect([WELL])
+        remembered = journal.remembered_subscription(WELL)
+        assert remembered is not None
+        assert remembered.is_gone
+        assert 0 < remembered.heard_us <= time.time_ns() // 1000
+    async with place.restarted().open() as journal:
+        journal.expect([Place.tenant_id])
+        assert journal.remembered_subscription(WELL) == remembered
+        assert journal.remembered_subscription(Place.tenant_id) is None

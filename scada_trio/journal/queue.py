@@ -14,7 +14,7 @@ SQLite is called in one worker thread at a time (`JournalFile`), never in the ev
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -307,6 +307,17 @@ class Journal:
     async def losses_reported(self, last_id: int) -> None:
         """The tenant's database has all losses up to that number."""
         self._store.losses_reported(last_id)
+
+    def expect(self, connection_ids: Iterable[UUID]) -> None:
+        """Called once with the connections that are about to start: a damaged file may not have all it had of them.
+
+        Of those without a subscription it then remembers since when their readings may be missing.
+        """
+        since_us, self._store.forgotten_us = self._store.forgotten_us, None
+        if since_us is not None:
+            for connection_id in connection_ids:
+                if self.remembered_subscription(connection_id) is None:
+                    self.remember_subscription(connection_id, RememberedSubscription.gone(since_us))
 
     def remembered_subscription(self, connection_id: UUID) -> RememberedSubscription | None:
         """What was remembered last, with the number that was reached since."""

@@ -42,6 +42,14 @@ class JournalReader:
         with suppress(sqlite3.DatabaseError):
             yield from self._connection.execute(query, values)
 
+    def is_whole(self, name: str) -> bool:
+        """Whether SQLite finds its way through all of a table."""
+        try:
+            self._connection.execute(f"SELECT * FROM {name}").fetchall()  # noqa: S608 - a constant
+        except sqlite3.DatabaseError:
+            return False
+        return True
+
     def table(self, name: str, key: str) -> Iterator[tuple[object, ...]]:
         """Rows of a small table, those that a damaged page in its middle does not hide."""
         found = set()

@@ -60,11 +60,15 @@ class Known:
 
 @dataclass(slots=True)
 class Salvaged:
-    """``losses`` tell what is gone, by time; counts where they are known. ``recorded``: their numbers in the file."""
+    """``losses`` tell what is gone, by time; counts where they are known. ``recorded``: their numbers in the file.
+
+    ``forgotten_us``: since when it may lack subscriptions without a trace, None where it does not.
+    """
 
     aside: Path
     losses: list[Loss] = field(default_factory=list)
     recorded: list[int] = field(default_factory=list)
+    forgotten_us: int | None = None
 
 
 @dataclass(slots=True)
@@ -81,6 +85,7 @@ class Opened:
     aside: Path | None = None
     losses: list[Loss] = field(default_factory=list)
     recorded: list[int] = field(default_factory=list)
+    forgotten_us: int | None = None
 
 
 def open_file(path: Path, sync: Sync, known: Known) -> Opened:
@@ -124,6 +129,7 @@ def exchange_file(path: Path, sync: Sync, known: Known, damage: str, cut: Sequen
     opened = _open_sound(path, sync, known)
     opened.damage, opened.aside = damage, salvaged.aside
     opened.losses, opened.recorded = salvaged.losses, salvaged.recorded
+    opened.forgotten_us = salvaged.forgotten_us
     return opened
 
 
@@ -150,6 +156,7 @@ def _open_sound(path: Path, sync: Sync, known: Known, cut: list[Loss] | None = N
         raise
     if kept is not None:
         opened.damage, opened.aside = "the WAL is damaged", kept.aside
+        opened.forgotten_us = kept.losses[0].from_us
         opened.losses, opened.recorded = kept.losses, _record(file, opened.contents.epoch, kept.losses)
     return opened
 
@@ -169,7 +176,7 @@ def set_aside(path: Path, known: Known, cut: Sequence[Loss] = ()) -> Salvaged:
     salvaged = Salvaged(aside, list(cut))
     try:
         with JournalReader(path) as reader:
-            _copy(reader, new, known, salvaged)
+            _copy(reader, new, known, salvaged, cut)
         new.rename(path.with_name(path.name + ".ready"))
         _exchange(path, aside)
     except OSError as error:
@@ -196,7 +203,7 @@ def _remove(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _copy(reader: JournalReader, new: Path, known: Known, salvaged: Salvaged) -> None:
+def _copy(reader: JournalReader, new: Path, known: Known, salvaged: Salvaged, cut: Sequence[Loss]) -> None:
     journal_id, epoch = reader.identity()
     epoch = max(known.epoch, epoch)
     file = JournalFile.create(new, known.journal_id or journal_id or uuid4(), epoch)
@@ -206,6 +213,8 @@ def _copy(reader: JournalReader, new: Path, known: Known, salvaged: Salvaged) ->
         file.commit(Work(tags=list(enumerate(tags)), records=list(known.records)))
         _copy_blocks(reader, file, translate, known.through, salvaged)
         file.commit(_small_tables(reader))
+        if cut or not reader.is_whole("subscriptions"):
+            salvaged.forgotten_us = min([loss.from_us for loss in cut] or [last_written_us(reader.path) - _SINCE_US])
         salvaged.recorded = _record(file, epoch, salvaged.losses)
     finally:
         file.close()

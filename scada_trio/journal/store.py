@@ -88,6 +88,7 @@ class JournalStore:
         self.error: str | None = None
         self.losses = list(opened.contents.losses)
         self.subscriptions = dict(opened.contents.subscriptions)
+        self.forgotten_us = opened.forgotten_us
         self._path = path
         self._file: JournalFile | None = opened.file
         self._tags = tags
