@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -120,6 +120,17 @@ def make(
         builder = builder.add_extension(extra, critical=True)
     signer = own_key if issuer is None else issuer.key
     return Made(builder.sign(signer, algorithm or hashes.SHA256()), own_key, issuer)
+
+
+def with_sha1(made: Made) -> Made:
+    """The same certificate signed with SHA-1, which the library does not do any more."""
+    stronger, weaker = (bytes.fromhex(f"2a864886f70d0101{last}") for last in ("0b", "05"))
+    changed = made.der.replace(stronger, weaker)
+    signed = x509.load_der_x509_certificate(changed).tbs_certificate_bytes
+    signer = made.key if made.issuer is None else made.issuer.key
+    signature = signer.sign(signed, padding.PKCS1v15(), hashes.SHA1())
+    der = changed[: -len(signature)] + signature
+    return Made(x509.load_der_x509_certificate(der), made.key, made.issuer)
 
 
 def make_list(

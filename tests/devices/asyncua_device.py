@@ -11,7 +11,6 @@ from typing import Any
 from asyncua import Server, ua
 from asyncua.crypto.permission_rules import SimpleRoleRuleset, User, UserRole
 from asyncua.server.user_managers import UserManager
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.devices.control import answer, options
 
@@ -28,7 +27,7 @@ class Users(UserManager):  # type: ignore[misc]
     def get_user(self, iserver: Any, username: Any = None, password: Any = None, certificate: Any = None) -> Any:
         if username in self.users and self.users[username] == password:
             return User(role=UserRole.User)
-        if certificate is not None and certificate.public_bytes(Encoding.DER) in self.certificates:
+        if username is None and certificate in self.certificates:
             return User(role=UserRole.User)
         return None
 
