@@ -9,7 +9,7 @@ NPM := $(shell command -v npm 2>/dev/null)
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy bench-queries loadtest chaos image clean
+.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy bench-secured bench-queries loadtest chaos image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench-decode: install-dev ## values decoded and encoded per CPU second
 
 bench-connections: install-dev ## a thousand connections in one process: CPU, memory, threads
 	@$(BIN)/python benchmarks/connections.py
+
+bench-secured: install-dev ## what Sign and SignAndEncrypt cost a message
+	@$(BIN)/python -W ignore benchmarks/secured.py
 
 bench-copy: install-dev ## rows written per second by COPY, UNNEST and staging
 	@$(BIN)/python -m benchmarks.copy_paths
