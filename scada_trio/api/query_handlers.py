@@ -51,8 +51,10 @@ class QueryHandlers:
         request: scada_pb2.StreamReadingsRequest = await request_of(stream)
         tenant_id = parse_uuid("tenant_id", request.tenant_id)
         scan = ReadingScan(questions.stream_query(request))
+        limit = _READINGS_A_MESSAGE  # a small page first, so that the client soon has something to show
         while not scan.done:
-            rows = await in_trio(self._backend.read_readings, tenant_id, scan, _READINGS_A_PAGE, False)
+            rows = await in_trio(self._backend.read_readings, tenant_id, scan, limit, False)
+            limit = _READINGS_A_PAGE
             for first in range(0, len(rows), _READINGS_A_MESSAGE):
                 await stream.send_message(Encoded(encode_readings(rows.slice(first, first + _READINGS_A_MESSAGE))))
 

@@ -183,8 +183,12 @@ def _window(scan: ReadingScan) -> tuple[int, int]:
 
 
 def _next_window(held_us: int, count: int, wanted: int) -> int:
-    """The width that would have held ``wanted`` readings, as far as one that held ``count`` tells."""
-    return held_us * _WINDOW_GROWTH if count * _WINDOW_GROWTH <= wanted else -(-held_us * wanted // count)
+    """The width that would have held ``wanted`` readings and a few more, as far as one that held ``count`` tells.
+
+    Reading a few too many costs less than asking once more.
+    """
+    more = wanted + wanted // 4
+    return held_us * _WINDOW_GROWTH if count * _WINDOW_GROWTH <= more else -(-held_us * more // count)
 
 
 def _soon_us() -> int:
