@@ -1,7 +1,7 @@
 """What is served over HTTP: metrics for Prometheus, and two answers for whoever supervises the process.
 
-``/metrics`` all series, or those whose ``name[]`` is given, ``/healthz`` whether the process answers, ``/readyz`` whether
-traffic should come here.
+``/metrics`` all series, or those whose ``name[]`` is given, ``/healthz`` whether the process answers, ``/readyz``
+whether traffic should come here.
 Knows neither tenants nor sockets: the service gives it what it shows.
 """
 
