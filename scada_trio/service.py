@@ -16,7 +16,6 @@ started again with back-off; no other tenant notices.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -35,13 +34,14 @@ from scada_trio.config import Settings
 from scada_trio.desired import ConnectionSpec, TagChange, TenantSpec
 from scada_trio.errors import DatabaseError, ScadaError, UnknownConnection, UnknownTenant
 from scada_trio.journal.file import prepare_directory
+from scada_trio.listings import list_connections
 from scada_trio.live import Watcher
 from scada_trio.loop_lag import measure_loop_lag
 from scada_trio.metrics import Metrics
 from scada_trio.opcua.pki import Pki
 from scada_trio.queries import AggregatesPage, AggregatesQuery, ReadingScan
-from scada_trio.readings import ReadingRows, Tag
-from scada_trio.registry import Registry, tag_of
+from scada_trio.readings import ReadingRows
+from scada_trio.registry import Registry
 from scada_trio.secrets import SecretBox
 from scada_trio.status import TenantSnapshot
 from scada_trio.storage.master import MasterDatabase
@@ -183,29 +183,9 @@ class Service:
 
     async def list_connections(self, tenant_id: UUID) -> Sequence[ConnectionListing]:
         """See `Backend`."""
-        tenants = {row.tenant_id for row in await self._master.list_tenants()}
-        if tenant_id not in tenants:
-            raise UnknownTenant(f"tenant {tenant_id} does not exist")
-        rows = await self._master.list_connections(tenant_id)
-        tags: defaultdict[UUID, list[Tag]] = defaultdict(list)
-        for tag_row in await self._master.list_tags(tenant_id):
-            tags[tag_row.connection_id].append(tag_of(tag_row))
         tenant = self._tenants.get(tenant_id)
         statuses = {} if tenant is None else tenant.snapshot().connections
-        return [
-            ConnectionListing(
-                connection_id=row.connection_id,
-                name=row.name or "",
-                endpoint_url=row.endpoint_url,
-                security_mode=row.security_mode or "",
-                security_policy=row.security_policy or "",
-                username=row.username or None,
-                active=row.is_active,
-                tags=tags[row.connection_id],
-                status=statuses.get(row.connection_id),
-            )
-            for row in rows
-        ]
+        return await list_connections(self._master, tenant_id, statuses)
 
     async def list_tenants(self) -> Sequence[TenantListing]:
         """See `Backend`."""
