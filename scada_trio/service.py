@@ -1,4 +1,4 @@
-"""The whole: top nursery, start order, supervision of tenants, shutdown. Implements the API's `Backend`.
+"""The whole: top nursery, start order, supervision of tenants, shutdown.
 
     nursery of the service
       ├─ event loop lag         measured
@@ -17,7 +17,6 @@ started again with back-off; no other tenant notices.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -27,20 +26,17 @@ import structlog
 import trio
 
 from scada_trio.aggregator import CommitPace
-from scada_trio.api.backend import AggregatorStats, ConnectionListing, ConnectionReport, Health, TenantListing
+from scada_trio.answers import Answers
+from scada_trio.api.backend import Health
 from scada_trio.api.server import serve_grpc
 from scada_trio.backoff import full_jitter
 from scada_trio.config import Settings
-from scada_trio.desired import ConnectionSpec, TagChange, TenantSpec
-from scada_trio.errors import DatabaseError, ScadaError, UnknownConnection, UnknownTenant
+from scada_trio.desired import TenantSpec
+from scada_trio.errors import DatabaseError, ScadaError
 from scada_trio.journal.file import prepare_directory
-from scada_trio.listings import list_connections
-from scada_trio.live import Watcher
 from scada_trio.loop_lag import measure_loop_lag
 from scada_trio.metrics import Metrics
 from scada_trio.opcua.pki import Pki
-from scada_trio.queries import AggregatesPage, AggregatesQuery, ReadingScan
-from scada_trio.readings import ReadingRows
 from scada_trio.registry import Registry
 from scada_trio.secrets import SecretBox
 from scada_trio.status import TenantSnapshot
@@ -84,6 +80,9 @@ class Service:
         self._stopping = False
         self._master_error: str | None = None
         self._pinged_at = float("-inf")
+        self._answers = Answers(
+            self._tenants, master, secrets, reconcile=self._reconcile_now, snapshots=self.snapshots, health=self.health
+        )
 
     async def run(
         self,
@@ -131,80 +130,7 @@ class Service:
             nursery.cancel_scope.cancel()
         log.info("service stopped")
 
-    # --- what the API asks
-
-    async def read_readings(self, tenant_id: UUID, scan: ReadingScan, limit: int, fill: bool) -> ReadingRows:
-        """See `Backend`."""
-        return await self._tenant(tenant_id).reader.read_readings(scan, limit, fill=fill)
-
-    async def read_aggregates(self, tenant_id: UUID, query: AggregatesQuery) -> AggregatesPage:
-        """See `Backend`."""
-        return await self._tenant(tenant_id).reader.read_aggregates(query)
-
-    async def read_latest(
-        self, tenant_id: UUID, well_ids: Sequence[UUID], node_ids: Sequence[str] | None
-    ) -> Sequence[ReadingRows]:
-        """See `Backend`."""
-        tenant = self._tenant(tenant_id)
-        configured = {well_id: tenant.node_ids_of(well_id) for well_id in well_ids}
-        return await tenant.reader.read_latest(configured, node_ids)
-
-    def watch(
-        self, tenant_id: UUID, well_ids: Sequence[UUID], node_ids: Sequence[str]
-    ) -> AbstractContextManager[Watcher]:
-        """See `Backend`."""
-        return self._tenant(tenant_id).watch(well_ids, node_ids)
-
-    async def aggregator_stats(self, tenant_id: UUID) -> AggregatorStats:
-        """See `Backend`."""
-        tenant = self._tenant(tenant_id)
-        return AggregatorStats(tenant.buffered, tenant.ms_since_commit)
-
-    async def add_connection(self, spec: ConnectionSpec) -> None:
-        """See `Backend`; the password is stored encrypted or not at all."""
-        password = None if spec.password is None else self._secrets.encrypt(spec.password)
-        await self._master.store_connection(spec, password)
-        await self._reconcile_now()
-
-    async def remove_connection(self, connection_id: UUID) -> bool:
-        """See `Backend`."""
-        known = await self._master.deactivate_connection(connection_id)
-        if known:
-            await self._reconcile_now()
-        return known
-
-    async def connection_report(self, connection_id: UUID) -> ConnectionReport:
-        """See `Backend`."""
-        for tenant in self._tenants.values():
-            report = await tenant.connection_report(connection_id)
-            if report is not None:
-                return report
-        raise UnknownConnection(f"connection {connection_id} does not exist or is not active")
-
-    async def list_connections(self, tenant_id: UUID) -> Sequence[ConnectionListing]:
-        """See `Backend`."""
-        tenant = self._tenants.get(tenant_id)
-        statuses = {} if tenant is None else tenant.snapshot().connections
-        return await list_connections(self._master, tenant_id, statuses)
-
-    async def list_tenants(self) -> Sequence[TenantListing]:
-        """See `Backend`."""
-        snapshots = {snapshot.tenant_id: snapshot for snapshot in self.snapshots()}
-        return [
-            TenantListing(row.tenant_id, row.name, row.status, row.connections, snapshots.get(row.tenant_id))
-            for row in await self._master.list_tenants()
-        ]
-
-    async def update_tags(self, tenant_id: UUID, connection_id: UUID, change: TagChange) -> int:
-        """See `Backend`."""
-        count = await self._master.change_tags(tenant_id, connection_id, change)
-        await self._reconcile_now()
-        return count
-
-    async def restart_connection(self, tenant_id: UUID, connection_id: UUID) -> None:
-        """See `Backend`."""
-        if not self._tenant(tenant_id).restart_connection(connection_id):
-            raise UnknownConnection(f"connection {connection_id} does not exist or is not active")
+    # --- how it is
 
     async def health(self) -> Health:
         """See `Backend`; the master database is asked at most once a second."""
@@ -251,7 +177,7 @@ class Service:
         settings = self._settings
         try:
             await serve_grpc(
-                self,
+                self._answers,
                 host=settings.grpc_host,
                 port=settings.grpc_port,
                 max_message_bytes=settings.grpc_max_message_bytes,
@@ -332,12 +258,6 @@ class Service:
             if known is None or known.problem != spec.problem:
                 log.error("tenant cannot run", tenant_id=str(tenant_id), tenant=spec.name, error=spec.problem)
         self._unusable = unusable
-
-    def _tenant(self, tenant_id: UUID) -> Tenant:
-        tenant = self._tenants.get(tenant_id)
-        if tenant is None:
-            raise UnknownTenant(f"tenant {tenant_id} does not exist or does not run")
-        return tenant
 
     def _wake_up(self) -> None:
         self._wake.set()

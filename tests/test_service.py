@@ -146,6 +146,7 @@ async def test_a_nestjs_application_calls_all_methods(postgres: PostgresServer, 
             "timestamp": str(seconds),
             "value": 12.5,
             "quality": "Good",
+            "timestampUs": str(BASE_US),
         }
     ]
     assert stats["tenantId"] == str(tenant)

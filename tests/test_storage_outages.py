@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -227,7 +228,7 @@ async def test_a_deadlock(tenant_url: SecretStr, tmp_path: Path) -> None:
             await running.send()
             await running.until(lambda: fetch(tenant_url, WAITING) == [(1,)])  # in the middle of its COPY
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(trio.to_thread.run_sync, other.execute, MOVE_CURSOR)
+                nursery.start_soon(trio.to_thread.run_sync, partial(other.execute, MOVE_CURSOR))
                 await running.until(lambda: fetch(tenant_url, WAITING) == [(2,)])
                 gate.execute("SELECT pg_advisory_unlock(7)")
             await running.until(lambda: 'reason="40P01"' in running.metrics.render().decode())
