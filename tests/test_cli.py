@@ -153,7 +153,7 @@ async def test_from_nothing_to_readings_with_the_commands_alone(cli: Cli, tags: 
             assert connection is not None
             assert connection[0] in cli.ok("connection", "list", "--tenant", name)
             checked = cli.ok("check")
-            assert checked.count("ok  ") == 4
+            assert checked.count("ok  ") == 5
             with cli.serving() as serving:
                 started = serving.until("service started")
                 serving.until("OPC UA connection established")
