@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -173,15 +172,13 @@ class TestPki(Pki):
 def pki(tmp_path: Path) -> TestPki:
     """Our own certificate, and nobody trusted; the key is the same in every test."""
     made = TestPki(PkiSettings(tmp_path / "pki", allow_deprecated_policies=True, application_uri="urn:test:client"))
-    with key_in_place(made.directory):
-        made.prepare()
+    place_key(made.directory)
+    made.prepare()
     return made
 
 
-@contextmanager
-def key_in_place(directory: Path) -> Iterator[None]:
-    """A key that is there already need not be made."""
+def place_key(directory: Path) -> None:
+    """Put our own key into a PKI directory, which need not make it then."""
     (directory / "own").mkdir(parents=True)
     pem = key_of("client").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (directory / "own" / "private_key.pem").write_bytes(pem)
-    yield

@@ -23,6 +23,7 @@ from scada_trio.service import Addresses, Service
 from scada_trio.storage.master import MasterDatabase, open_master
 from tests.fix_api import grpcio_call
 from tests.fix_devices import Device
+from tests.fix_pki import place_key
 from tests.fix_postgres import PostgresServer, fetch
 
 SECRETS = SecretBox(SecretStr("0123456789abcdef0123456789abcdef"))
@@ -167,6 +168,9 @@ async def open_service(
     async with AsyncExitStack() as stack:
         if "journal_dir" not in settings:
             settings["journal_dir"] = Path(stack.enter_context(TemporaryDirectory(prefix="scada-trio-journal-")))
+        if "pki_dir" not in settings:
+            settings["pki_dir"] = Path(stack.enter_context(TemporaryDirectory(prefix="scada-trio-pki-")))
+            place_key(settings["pki_dir"])
         loaded = Settings.load(**{**FAST, **settings})
         master = await stack.enter_async_context(open_master(url, connect_timeout_s=10, statement_timeout_s=10))
         nursery = await stack.enter_async_context(trio.open_nursery())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -18,13 +20,16 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from scada_trio.desired import ConnectionSpec, SecurityMode
+from scada_trio.errors import CertificateRefused
 from scada_trio.opcua.certificates import CURED_BY_TRUST, thumbprint
 from scada_trio.opcua.policies import SUITES
 from scada_trio.opcua.session import open_session
 from scada_trio.status import ConnectionState
-from tests.fix_devices import FAST, MAKERS, Device, Memory, free_port, open_device, open_rig, tag
+from tests.fix_devices import FAST, MAKERS, ROOT, Device, Memory, free_port, open_device, open_rig, tag
 from tests.fix_pki import DAY, NOW, SERVER_URI, Made, TestPki, make, make_list, usage
+from tests.fix_postgres import PostgresServer
 from tests.fix_proxy import open_proxy
+from tests.fix_service import open_service
 
 STEADY = replace(FAST, publishing_interval_s=0.1, keep_alive_s=1.0)
 PATIENT = replace(FAST, reconnect_delay_s=0.05, max_backoff_s=600.0, slow_retry_s=600.0)
@@ -129,6 +134,9 @@ async def test_renewal_of_the_channel(maker: str, policy: str, pki: TestPki, tmp
                     assert state.Value.Value == 0
                 tokens.add(session.link._connection.security_token.TokenId)
             assert len(tokens) == 3
+            pki.store.distrust(made.thumbprint)
+            with pytest.raises(CertificateRefused):
+                await session._renew()
 
 
 # ---- certificates that are not accepted
@@ -287,3 +295,27 @@ async def test_user_certificate(fields: dict[str, Any], pki: TestPki, tmp_path: 
         rig.update(allow_plaintext_password=True)  # another link
         await rig.state(ConnectionState.REFUSED)
         assert "no anonymous user" in (rig.connection.status.last_error or "")
+
+
+# ---- the whole service
+
+
+async def test_the_service_with_a_secured_device(postgres: PostgresServer, tmp_path: Path) -> None:
+    """Refused, trusted with the command that the status names, connected, written; no restart."""
+    made = make()
+    tenant_url = await trio.to_thread.run_sync(postgres.create_tenant)
+    async with device_with("open62541", made, tmp_path) as device, open_service(postgres) as running:
+        tenant = await running.add_tenant(tenant_url)
+        fields = {"security_mode": "SignAndEncrypt", "security_policy": "Aes256_Sha256_RsaPss"}
+        connection = await running.add_connection(tenant, device.url, [A], **fields)
+        await running.until(lambda: running.status(tenant, connection).state == "refused")
+        command = running.status(tenant, connection).last_error.partition("to trust it: scada-trio ")[2]
+        environment = {**os.environ, "PKI_DIR": str(running.settings.pki_dir)}
+        trusting = [sys.executable, "-m", "scada_trio", *command.split()]
+        await trio.run_process(trusting, env=environment, cwd=ROOT, capture_stdout=True)
+        await running.connected(tenant, connection, 1)
+        await device.write("a", 7.0)
+        await running.until_stored(tenant, A.node_id, 7.0)
+        metrics = (await running.get("/metrics")).text
+    assert f'store="trusted",thumbprint="{made.thumbprint}"' in metrics
+    assert 'error_type="certificate_untrusted"' in metrics
