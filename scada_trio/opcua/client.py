@@ -347,13 +347,7 @@ class LinkClient(Client):  # type: ignore[misc]
     """
 
     def __init__(
-        self,
-        url: str,
-        link: LinkSocket,
-        *,
-        policy: ua.SecurityPolicy,
-        application_uri: str,
-        session_timeout_s: float,
+        self, url: str, link: LinkSocket, *, policy: ua.SecurityPolicy, application_uri: str, session_timeout_s: float
     ) -> None:
         super().__init__(url, timeout=link.timeout)
         self.application_uri = application_uri

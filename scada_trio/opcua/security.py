@@ -88,6 +88,17 @@ class LinkSecurity:
         """Whether messages are signed at least."""
         return self.accepted is not None
 
+    async def watch(self, pki: Pki, *, limiter: trio.CapacityLimiter) -> None:
+        """Check the certificate whenever the trust store changes; ends by `CertificateRefused`, or cancelled."""
+
+        def recheck() -> object:
+            version = pki.store.version()  # before: what changes meanwhile is looked at once more
+            self.recheck()
+            return version
+
+        while True:
+            await pki.store.changed_since(await trio.to_thread.run_sync(recheck, limiter=limiter))
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:

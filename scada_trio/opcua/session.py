@@ -120,16 +120,14 @@ class Session:
         self.closing = False
         self.closed = self.left_subscription = False  # on the server, as far as that was asked for
         self.heard_at = self.sent_at = trio.current_time()
-        self._security = security
-        self._pki = pki
-        self._offer: Offer | None = None
-        self._opening = True
+        self._security, self._pki = security, pki
+        self._offer: Offer | None = None  # of the session that was activated last
+        self._opening, self._created = True, False
         self._limiter = limiter
         self._frames = transport.frames
         self._waiting = transport.waiting
         self._backlogged = trio.Event()
         self._trio = trio.lowlevel.current_trio_token()
-        self._created = False
         self._pinged_at: float | None = None
         self._renew_at = self._expires_at = math.inf
         self.link = LinkSocket(
@@ -333,16 +331,9 @@ class Session:
     async def run_trust(self) -> None:
         """End the link when the trust store says that the server's certificate is accepted no more."""
         try:
-            while True:
-                version = await trio.to_thread.run_sync(self._recheck, limiter=self._limiter)
-                await self._pki.store.changed_since(version)
+            await self._security.watch(self._pki, limiter=self._limiter)
         except DeviceError as error:
             self.fail(error)
-
-    def _recheck(self) -> object:
-        version = self._pki.store.version()
-        self._security.recheck()
-        return version
 
     # ---- the socket's two tasks
 
