@@ -22,6 +22,10 @@ _PAUSE_S: Final = 0.2
 _STARTS_WITHIN_S: Final = 90.0
 
 
+class NotReady(Exception):
+    """A process does not come to run."""
+
+
 class Child:
     """One process. ``wanted`` unset keeps it down; ``ready`` is set while it runs and has said so on stdout.
 
@@ -114,12 +118,12 @@ class Child:
     # ---- what is done to it
 
     async def wait_ready(self) -> None:
-        """Wait until it runs and is ready; raises RuntimeError with its last lines where it does not come to that."""
+        """Wait until it runs and is ready; raises `NotReady` with its last lines where it does not come to that."""
         with trio.move_on_after(_STARTS_WITHIN_S):
             while not self.ready.is_set():  # noqa: ASYNC110 - each process that is started has an event of its own
                 await trio.sleep(0.01)
             return
-        raise RuntimeError(f"{self.name} does not start: {self.lines[-3:]}")
+        raise NotReady(f"{self.name} does not start: {self.lines[-3:]}")
 
     async def kill(self, *, down: bool = False) -> None:
         """SIGKILL; returns when it is gone. ``down`` keeps it down until `start`."""

@@ -17,6 +17,7 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
+from scada_trio.errors import leaves
 from tests.chaos.acts import NotInjected
 from tests.chaos.faults import FAULTS, Fault, mixed
 from tests.chaos.ledger import (
@@ -31,11 +32,25 @@ from tests.chaos.ledger import (
     read_losses,
     read_rows,
 )
+from tests.chaos.processes import NotReady
 from tests.chaos.site import Device, Scale, Site, last_tick, node_id, open_site
 
 RECOVERS_WITHIN_S: Final = 120.0
 SETTLES_WITHIN_S: Final = 30.0
 _MS_US: Final = 1_000
+_NO_DATABASE: Final = tuple(
+    f"scada-trio: {error}"
+    for error in (
+        "connection to server at ",
+        "connection timeout expired",
+        "consuming input failed",
+        "server closed the connection unexpectedly",
+        "terminating connection due to ",
+        "canceling statement due to statement timeout",
+        "the database system is ",
+    )
+)
+"""How `scada-trio serve` ends where the master database is away, starts, stops or is frozen."""
 
 
 @dataclass
@@ -115,8 +130,10 @@ class Run:
                 await faults[0].act(self.site, self._rng)
             else:
                 await mixed(faults, self.site, self._rng)
-        except NotInjected as error:
-            self.outcome.findings.append(f"{name} was not done: {error}")
+        except* NotInjected as group:
+            self.outcome.findings += [f"{name} was not done: {error}" for error in group.exceptions]
+        except* NotReady as group:
+            self.outcome.findings += [f"after {name}: {error}" for error in leaves(group)]
         await self.site.restore()
         injected = trio.current_time()
         self._arrived_us = time.time_ns() // 1000
@@ -229,10 +246,15 @@ def doubts_about(given_up: int, losses: Sequence[LossRow], *, harmed: bool) -> l
 
 
 def unexpected_lines(lines: Sequence[object]) -> list[str]:
-    """What a service logs when it meets a bug: exceptions, and what is no log line at all."""
+    """What a service logs when it meets a bug: exceptions, and what is no log line at all.
+
+    One that is started while there is no master database ends with a line that says so.
+    """
     found = []
     for line in lines:
         if isinstance(line, dict) and ("exception" in line or set(line) == {"message"}):
+            if str(line["message"]).startswith(_NO_DATABASE):
+                continue
             text = str(line.get("exception") or line["message"]).strip().splitlines()
             found.append(f"{line['message']}: {text[-1] if text else ''}")
     return sorted(set(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from tests.chaos.proxy import Catch
 from tests.chaos.site import Site
 
 _CAUGHT_WITHIN_S: Final = 60.0
-_LOGGED_WITHIN_S: Final = 90.0
+_AWAY_AT_MOST_S: Final = 120.0
 _BLOCKS_AT_RISK: Final = 5
 _SMALL_JOURNAL: Final = str(1 << 20)  # the least that JOURNAL_MAX_BYTES may be
 
@@ -67,7 +67,7 @@ async def kill_service_and_postgres(site: Site, rng: random.Random) -> None:
     await site.kill_postgres()
     await pause(rng, 0.5, 2.0)
     async with site.service_down():
-        await site.start_postgres()
+        pass
 
 
 # ---- other settings
@@ -83,12 +83,19 @@ async def sync_every_commit(site: Site, rng: random.Random) -> None:
 
 async def fill_small_journal(policy: str, message: str, site: Site, rng: random.Random) -> None:
     """The database is away until a journal of JOURNAL_MAX_BYTES is full, and a little longer."""
+    before = len(site.service.lines)
+
+    async def full(_: int) -> bool:
+        return any(_says(line, message) for line in site.service.lines[before:])
+
     async with site.service_with(JOURNAL_POLICY=policy, JOURNAL_MAX_BYTES=_SMALL_JOURNAL):
-        mark = len(site.service.lines)
-        await site.kill_postgres()
-        await _logged(site, mark, message)
+        await keep_database_away(site, full)
         await pause(rng, 0.5, 1.5)
         await site.start_postgres()
+
+
+def _says(line: Any, message: str) -> bool:
+    return isinstance(line, dict) and str(line.get("message", "")).startswith(message)
 
 
 # ---- the journal's file
@@ -102,22 +109,55 @@ async def fill_journal_disk(site: Site, rng: random.Random) -> None:
 async def damage_journal(harm: Callable[[Path, int, random.Random], None], site: Site, rng: random.Random) -> None:
     """Blocks wait for a database that is away, the service is killed, and some bytes of what it left change."""
     path = site.journal_dir / f"{site.tenants[0].tenant_id}.sqlite"
-    await site.kill_postgres()
-    last = await trio.to_thread.run_sync(newest_block, path)  # what comes from here on is in the journal alone
-    with trio.move_on_after(_LOGGED_WITHIN_S):
-        while await trio.to_thread.run_sync(blocks_after, path, last) < _BLOCKS_AT_RISK:  # noqa: ASYNC110 - a file
-            await trio.sleep(0.05)
+
+    async def newest() -> int:
+        return await trio.to_thread.run_sync(newest_block, path)
+
+    async def enough(last: int) -> bool:
+        return await trio.to_thread.run_sync(blocks_after, path, last) >= _BLOCKS_AT_RISK
+
+    last = await keep_database_away(site, enough, newest)  # what came from there on is in the journal alone
     async with site.service_down():
         await trio.to_thread.run_sync(harm, path, last, rng)
+
+
+# ---- the database, away for as long as something takes
+
+
+async def _nothing() -> int:
+    return 0
+
+
+async def keep_database_away(
+    site: Site, reached: Callable[[int], Awaitable[bool]], mark: Callable[[], Awaitable[int]] = _nothing
+) -> int:
+    """Kill PostgreSQL; returns with it down as soon as ``reached`` is true of what ``mark`` gave behind the kill.
+
+    Another fault may start it, or kill the service, which cannot start without it and then fills no journal: it is
+    there until the service is, and all begins anew. Raises `NotInjected`, with PostgreSQL running, where it takes too
+    long.
+    """
+    try:
+        with trio.fail_after(_AWAY_AT_MOST_S):
+            while True:
+                marked = await _away_while_served(site, reached, mark)
+                if marked is not None:
+                    return marked
+                await site.start_postgres()
+                await site.service.wait_ready()
+    except (NotInjected, trio.TooSlowError) as error:
         await site.start_postgres()
+        raise NotInjected(f"what the database is to be away for did not come: {error}") from error
 
 
-async def _logged(site: Site, mark: int, message: str) -> None:
-    def there(line: Any) -> bool:
-        return isinstance(line, dict) and str(line.get("message", "")).startswith(message)
-
-    with trio.move_on_after(_LOGGED_WITHIN_S):
-        while not any(map(there, site.service.lines[mark:])):  # noqa: ASYNC110 - it is another process
-            await trio.sleep(0.05)
-        return
-    raise NotInjected(f"the service did not log {message!r}")
+async def _away_while_served(
+    site: Site, reached: Callable[[int], Awaitable[bool]], mark: Callable[[], Awaitable[int]]
+) -> int | None:
+    starts = site.service.starts
+    await site.kill_postgres()
+    marked = await mark()
+    while site.postgres.pid is None and site.service.ready.is_set() and site.service.starts == starts:
+        if await reached(marked):
+            return marked
+        await trio.sleep(0.05)
+    return None

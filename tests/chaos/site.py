@@ -39,6 +39,7 @@ from tests.chaos.proxy import Proxy
 
 TINY: Final = "counting-tiny"
 POLL_S: Final = 0.1
+_RESTARTS_WITHIN_S: Final = 120.0
 _SERVICE: Final = {
     "OPC_PUBLISHING_INTERVAL_MS": "100",
     "OPC_SAMPLING_INTERVAL_MS": "0",
@@ -121,8 +122,9 @@ class Site:
     journal_dir: Path
     disks: list[Path]  # small file systems: the journal's, a tenant's; empty where none can be mounted
     nursery: trio.Nursery
-    _starting: trio.Lock = field(default_factory=trio.Lock)
+    _postgres: trio.Lock = field(default_factory=trio.Lock)  # held by who starts it or kills it
     _stopping: trio.Lock = field(default_factory=trio.Lock)
+    _settings: trio.Lock = field(default_factory=trio.Lock)
 
     @property
     def proxies(self) -> list[Proxy]:
@@ -133,28 +135,33 @@ class Site:
 
     @asynccontextmanager
     async def service_down(self) -> AsyncIterator[None]:
-        """Killed, down inside the block, and ready after it. One at a time."""
+        """Killed, down inside the block, ready after it, with the database that it needs to start. One at a time."""
         async with self._stopping:
             await self.service.kill(down=True)
             try:
                 yield
             finally:
                 self.service.start()
+            await self.start_postgres()
             await self.service.wait_ready()
 
     @asynccontextmanager
     async def service_with(self, **environment: str) -> AsyncIterator[None]:
-        """Killed, and started again with other settings; after the block killed once more, to have its own again."""
-        async with self.service_down():
-            self.service.environment.update(environment)
-        try:
-            yield
-        finally:
-            for name in environment:
-                self.service.environment.pop(name, None)
-        await self.start_postgres()
-        async with self.service_down():
-            pass
+        """Killed, and started again with other settings; after the block killed once more, to have its own again.
+
+        One at a time, and also where the block raises: the next round is not to have these settings.
+        """
+        async with self._settings:
+            try:
+                async with self.service_down():
+                    self.service.environment.update(environment)
+                yield
+            finally:
+                for name in environment:
+                    self.service.environment.pop(name, None)
+                with trio.move_on_after(_RESTARTS_WITHIN_S, shield=True):
+                    async with self.service_down():
+                        pass
 
     # ---- the database
 
@@ -169,16 +176,17 @@ class Site:
 
     async def kill_postgres(self) -> None:
         """SIGKILL for the postmaster; returns when it and its children are gone."""
-        pid = self.postgres.pid
-        if pid is not None:
-            signal_family(pid, signal.SIGCONT)
-            os.kill(pid, signal.SIGKILL)
-        while self.postgres.pid is not None:  # noqa: ASYNC110 - it is another process
-            await trio.sleep(0.02)
+        async with self._postgres:
+            pid = self.postgres.pid
+            if pid is not None:
+                signal_family(pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGKILL)
+            while self.postgres.pid is not None:  # noqa: ASYNC110 - it is another process
+                await trio.sleep(0.02)
 
     async def start_postgres(self) -> None:
         """On the same port, if it does not run."""
-        async with self._starting:
+        async with self._postgres:
             if self.postgres.pid is None:
                 await trio.to_thread.run_sync(self.postgres.start)
 
