@@ -30,14 +30,15 @@ $(VENV)/.installed-dev: requirements-dev.lock pyproject.toml | $(BIN)/python
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/.installed
 
-tests/node/node_modules/.installed: tests/node/package-lock.json
-	@if [ -n "$(NPM)" ]; then echo "installing the Node.js test servers ..."; \
-	  cd tests/node && npm ci --silent --no-audit --no-fund; else mkdir -p tests/node/node_modules; \
-	  echo "npm is not installed: tests against Node.js peers will be skipped" >&2; fi
+NODE_STAMPS := tests/node/node_modules/.installed examples/nestjs/node_modules/.installed
+$(NODE_STAMPS): %/node_modules/.installed: %/package-lock.json
+	@if [ -n "$(NPM)" ]; then echo "installing the Node.js packages of $* ..."; \
+	  cd $* && npm ci --silent --no-audit --no-fund; else mkdir -p $*/node_modules; \
+	  echo "npm is not installed: tests that need $* will be skipped" >&2; fi
 	@touch $@
 
 install: $(VENV)/.installed ## install the service into .venv
-install-dev: $(VENV)/.installed-dev tests/node/node_modules/.installed ## and what its tests need
+install-dev: $(VENV)/.installed-dev $(NODE_STAMPS) ## and what its tests need
 
 demo: install ## wells, database and service in one command; Ctrl-C ends it
 	@$(BIN)/scada-trio demo
@@ -94,4 +95,4 @@ lock: ## resolve the locks anew (needs uv)
 	  --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
 clean: ## remove the environment and caches; data stays
-	rm -rf $(VENV) tests/node/node_modules .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) tests/node/node_modules examples/nestjs/node_modules examples/nestjs/dist .pytest_cache .mypy_cache .ruff_cache
