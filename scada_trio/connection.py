@@ -46,7 +46,6 @@ from scada_trio.status import ConnectionState, ConnectionStatus, Revisions
 _SETTLED_AFTER_S: Final = 60.0
 """A session that lived this long, or delivered, ends the count of failures."""
 
-
 _KNOCK_S: Final = 8.0
 """A device that is away is looked for at random times, this long apart at most."""
 
@@ -197,6 +196,7 @@ class Connection:
         error: DeviceError | None = None
         try:
             async with opening as session, AsyncExitStack() as stack:
+                self.status.heard = session.heard
                 async with self._connecting:
                     kept = await keeper.obtain(session)
                     subscription = await stack.enter_async_context(

@@ -1,12 +1,12 @@
 """Every metric name and label of the service, and the registry that holds them.
 
-Nothing here is called once a reading: what counts readings counts in columns (`TenantMetrics.committed`) and
-`_IngestedCollector` turns the columns into series when Prometheus asks.
+Nothing here is called once a reading: what counts readings counts in columns (`TenantMetrics.committed`), and
+`scada_trio.collectors` turns columns and states into series when Prometheus asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Mapping
 from uuid import UUID
 
 import numpy as np
@@ -16,16 +16,21 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    Metric,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from scada_trio import __version__
 from scada_trio.accounts import Ledger
+from scada_trio.collectors import (
+    AccountsCollector,
+    CertificatesCollector,
+    ConnectionsCollector,
+    IngestedCollector,
+    IngestedCounts,
+    Link,
+)
 from scada_trio.losses import LossReason
 from scada_trio.readings import EMPTY_BLOCK, TagTable
 
@@ -164,10 +169,12 @@ class Metrics:
         self.tenant_restarts = Counter(
             "scada_tenant_restarts", "Tenants that failed and were started again", tenant, registry=registry
         )
-        self._ingested = _IngestedCollector()
+        self._ingested = IngestedCollector()
         registry.register(self._ingested)
-        self._accounts = _AccountsCollector()
+        self._accounts = AccountsCollector()
         registry.register(self._accounts)
+        self._connections = ConnectionsCollector()
+        registry.register(self._connections)
         ProcessCollector(registry=registry)  # CPU, memory, descriptors, start time
         build = Gauge("scada_build_info", "Always 1; which version runs", ["version"], registry=registry)
         build.labels(__version__).set(1)
@@ -186,136 +193,24 @@ class Metrics:
 
     def watch_certificates(self, expiries: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
         """Expose when certificates end: (store, thumbprint, Unix seconds) each; called in the rendering thread."""
-        self.registry.register(_CertificatesCollector(expiries))
+        self.registry.register(CertificatesCollector(expiries))
 
     def add_ingested(self, counts: IngestedCounts) -> None:
         """Expose a tenant's columns."""
         self._ingested.tenants[counts.tenant_id] = counts
 
+    def watch_connections(self, tenant_id: str, links: Mapping[UUID, Link]) -> None:
+        """Expose the states of a tenant's connections, ``links`` as they are whenever Prometheus asks."""
+        self._connections.tenants[tenant_id] = links
+
     def forget_tenant(self, tenant_id: UUID) -> None:
         """Remove every series of a tenant that is gone."""
         self._ingested.tenants.pop(str(tenant_id), None)
         self._accounts.ledgers.pop(str(tenant_id), None)
+        self._connections.tenants.pop(str(tenant_id), None)
         for family in vars(self).values():
             if isinstance(family, Counter | Gauge | Histogram):
                 family.remove_by_labels({"tenant_id": str(tenant_id)})
-
-
-class IngestedCounts:
-    """Committed readings of each series of one tenant, in a column that grows with its `TagTable`."""
-
-    def __init__(self, tenant_id: str, tags: TagTable) -> None:
-        self.tenant_id = tenant_id
-        self.tags = tags
-        self.counts: NDArray[np.int64] = np.zeros(64, np.int64)
-
-    def add(self, tag: NDArray[np.int32], without: NDArray[np.int32]) -> None:
-        """Count one batch; ``tag`` is its int32 tag column, ``without`` that of its readings that do not count."""
-        if len(tag) == 0:
-            return
-        added = np.bincount(tag)
-        if len(without):
-            added -= np.bincount(without, minlength=len(added))
-        if len(added) > len(self.counts):
-            grown = np.zeros(max(len(added), 2 * len(self.counts)), np.int64)
-            grown[: len(self.counts)] = self.counts
-            self.counts = grown
-        self.counts[: len(added)] += added
-
-
-class _IngestedCollector(Collector):
-    """`scada_readings_ingested_total` from the tenants' columns; called in the thread that renders."""
-
-    def __init__(self) -> None:
-        self.tenants: dict[str, IngestedCounts] = {}
-
-    def describe(self) -> Iterator[CounterMetricFamily]:
-        yield self._family()
-
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        family = self._family()
-        for tenant in list(self.tenants.values()):
-            counts = tenant.counts.tolist()
-            for index in range(min(len(tenant.tags), len(counts))):
-                if counts[index]:
-                    well_id, node_id = tenant.tags.key(index)
-                    family.add_metric([tenant.tenant_id, str(well_id), node_id], counts[index])
-        yield family
-
-    @staticmethod
-    def _family() -> CounterMetricFamily:
-        return CounterMetricFamily(
-            "scada_readings_ingested",
-            "Readings committed to the tenant's database",
-            labels=["tenant_id", "well_id", "tag_node_id"],
-        )
-
-
-class _CertificatesCollector(Collector):
-    def __init__(self, expiries: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
-        self._expiries = expiries
-
-    def describe(self) -> Iterator[Metric]:
-        yield self._family()
-
-    def collect(self) -> Iterator[Metric]:
-        family = self._family()
-        for store, thumbprint, ends_at in dict.fromkeys(self._expiries()):
-            family.add_metric([store, thumbprint], ends_at)
-        yield family
-
-    @staticmethod
-    def _family() -> GaugeMetricFamily:
-        return GaugeMetricFamily(
-            "scada_certificate_expiry_timestamp_seconds",
-            "When a certificate ends: our own, its successor (next), those that are trusted, and their issuers",
-            labels=["store", "thumbprint"],
-        )
-
-
-class _AccountsCollector(Collector):
-    """What became of readings, each tenant's figures from one moment, so that their identity holds in every scrape."""
-
-    def __init__(self) -> None:
-        self.ledgers: dict[str, Ledger] = {}
-
-    def describe(self) -> Iterator[Metric]:
-        return self._families({})
-
-    def collect(self) -> Iterator[Metric]:
-        return self._families(dict(self.ledgers))
-
-    @staticmethod
-    def _families(ledgers: dict[str, Ledger]) -> Iterator[Metric]:
-        accounts = {label: ledger.accounts for label, ledger in ledgers.items()}
-        for name, field, text in _ACCOUNTS:
-            counter = CounterMetricFamily(name, text, labels=["tenant_id"])
-            for label, account in accounts.items():
-                counter.add_metric([label], getattr(account, field))
-            yield counter
-        errors = CounterMetricFamily(
-            "scada_journal_errors", "Calls to the journal's file that failed and were tried again", labels=["tenant_id"]
-        )
-        waiting = GaugeMetricFamily(
-            "scada_buffer_size", "Readings accepted and not yet committed", labels=["tenant_id"]
-        )
-        size = GaugeMetricFamily("scada_journal_bytes", "Size of the journal's file and WAL", labels=["tenant_id"])
-        for label, ledger in ledgers.items():
-            errors.add_metric([label], ledger.journal_errors)
-            waiting.add_metric([label], accounts[label].in_journal)
-            size.add_metric([label], ledger.journal_bytes)
-        yield from (errors, waiting, size)
-
-
-_ACCOUNTS = (
-    ("scada_readings_received", "received", "Readings accepted from devices"),
-    ("scada_readings_recovered", "recovered", "Readings that an earlier process had accepted and not committed"),
-    ("scada_readings_written", "written", "Readings inserted into the database"),
-    ("scada_readings_duplicate", "duplicates", "Readings that were already stored, not written again"),
-    ("scada_readings_replaced", "replaced", "Stored readings replaced by another value of the same time"),
-    ("scada_readings_quarantined", "quarantined", "Readings that the database refused, kept in scada_quarantine"),
-    ("scada_readings_lost_accepted", "lost", "Readings lost after they were accepted; among scada_readings_lost_total"),
-)
 
 
 class TenantMetrics:
@@ -341,6 +236,10 @@ class TenantMetrics:
     def committed(self, tag: NDArray[np.int32], quarantined: NDArray[np.int32] = EMPTY_BLOCK.tag) -> None:
         """Count a batch's readings as ingested but for the quarantined; int32, their numbers in the tag table."""
         self._ingested.add(tag, quarantined)
+
+    def watch_connections(self, links: Mapping[UUID, Link]) -> None:
+        """Expose the states of the tenant's connections."""
+        self._metrics.watch_connections(self._label, links)
 
     def connection_error(self, connection_id: UUID, error_type: str) -> None:
         """Count one failure of a link."""

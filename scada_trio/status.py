@@ -78,9 +78,30 @@ class Revisions:
     unfiltered: int = 0
 
 
+class Heard:
+    """When something last came from a device, a keep-alive too; set by the session that hears it, read from any thread.
+
+    ``at`` is in Unix seconds, None where nothing came yet.
+    """
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: float | None = None) -> None:
+        self.at = at
+
+    @classmethod
+    def now(cls) -> Heard:
+        """Something came just now."""
+        return cls(time.time())
+
+    def again(self) -> None:
+        """Something came again."""
+        self.at = time.time()
+
+
 @dataclass(slots=True)
 class ConnectionStatus:
-    """State of one link; times are Unix seconds."""
+    """State of one link; times are Unix seconds. ``heard`` is that of its last session."""
 
     state: ConnectionState = ConnectionState.CONNECTING
     since: float = field(default_factory=time.time)
@@ -93,6 +114,7 @@ class ConnectionStatus:
     readings: int = 0
     rate: Rate = field(default_factory=Rate)  # readings received
     last_reading_at: float | None = None
+    heard: Heard = field(default_factory=Heard)
     unstorable: Counter[str] = field(default_factory=Counter)  # values without a number, by reason
     lost: Counter[str] = field(default_factory=Counter)  # losses recorded, by reason
 
@@ -114,6 +136,9 @@ class TenantSnapshot:
     last_commit_at: float | None
     last_error: str | None
     accounts: Accounts = field(default_factory=Accounts)
+    specs: Mapping[UUID, ConnectionSpec] = field(default_factory=dict)  # of the connections
+    journal_bytes: int = 0  # on disk
+    journal_full: bool = False
 
     @property
     def buffered(self) -> int:

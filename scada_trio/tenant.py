@@ -79,6 +79,7 @@ class Tenant:
         self._journal_error: str | None = None
         self.reader = open_reader(spec.database_url, limiter=read_limiter, **settings.db_timeouts)
         self._connections: dict[UUID, Connection] = {}
+        self._metrics.watch_connections(self._connections)
         self._scopes: dict[UUID, trio.CancelScope] = {}
         self._changed = trio.Event()
         self._stopping = False
@@ -277,6 +278,9 @@ class Tenant:
             last_commit_at=self._ledger.last_commit_at,
             last_error=writer_error or _first_error(statuses),
             accounts=self._ledger.accounts,
+            specs={i: c.spec for i, c in self._connections.items()},
+            journal_bytes=self._ledger.journal_bytes,
+            journal_full=self._journal is not None and self._journal.full,
         )
 
     # --- tasks

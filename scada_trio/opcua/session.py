@@ -29,6 +29,7 @@ from scada_trio.opcua.faults import status_name, translated
 from scada_trio.opcua.pki import Pki
 from scada_trio.opcua.security import LinkSecurity, Offer, activation, agree, explained, offer_of
 from scada_trio.opcua.transport import MAX_CHUNK_BYTES, OpenTransport, open_transport, parse_endpoint
+from scada_trio.status import Heard
 
 T = TypeVar("T")
 
@@ -100,7 +101,7 @@ class Session:
     """One link, from Hello on. Made by `open_session`; used in the Trio thread.
 
     ``error`` is what ended the link. ``heard_at`` and ``sent_at`` are Trio times of the last bytes from the device and
-    of the last request that keeps the session alive.
+    of the last request that keeps the session alive; ``heard`` tells the former to others.
     """
 
     def __init__(
@@ -117,15 +118,13 @@ class Session:
         self.settings = settings
         self.error: DeviceError | None = None
         self.scope = trio.CancelScope()
-        self.closing = False
-        self.closed = self.left_subscription = False  # on the server, as far as that was asked for
+        self.closing = self.closed = self.left_subscription = False  # the latter two on the server, as far as asked for
         self.heard_at = self.sent_at = trio.current_time()
-        self._security, self._pki = security, pki
+        self.heard = Heard.now()
+        self._security, self._pki, self._limiter = security, pki, limiter
         self._offer: Offer | None = None  # of the session that was activated last
         self._opening, self._created = True, False
-        self._limiter = limiter
-        self._frames = transport.frames
-        self._waiting = transport.waiting
+        self._frames, self._waiting = transport.frames, transport.waiting
         self._backlogged = trio.Event()
         self._trio = trio.lowlevel.current_trio_token()
         self._pinged_at: float | None = None
@@ -352,6 +351,7 @@ class Session:
                 if not received:
                     raise DeviceUnreachable("the device closed the connection")
                 self.heard_at = trio.current_time()
+                self.heard.again()
                 for frame in self._frames.feed(received):
                     self.link.take(frame)
         except OSError as error:
