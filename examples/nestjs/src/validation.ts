@@ -20,6 +20,9 @@ export function validationPipe(): ValidationPipe {
 function problems(error: ValidationError, parent: string): FieldProblem[] {
   const isIndex = /^\d+$/.test(error.property);
   const field = isIndex ? `${parent}[${error.property}]` : parent ? `${parent}.${error.property}` : error.property;
-  const own = Object.values(error.constraints ?? {}).map((description) => ({ field, description }));
+  const own = Object.values(error.constraints ?? {}).map((text) => ({
+    field,
+    description: text.replace(`${error.property} `, ''), // the field is named already
+  }));
   return [...own, ...(error.children ?? []).flatMap((child) => problems(child, field))];
 }
