@@ -198,12 +198,76 @@ async def test_one_late_reading_does_not_slow_the_others(
 
     async with _open(bare_url) as writer:
         await writer.write(batch(1, many(300, 3, start_us)), BUFFER)
-        monkeypatch.setattr(tenant_db, "sift", counting)
+    monkeypatch.setattr(tenant_db, "sift", counting)
+    async with _open(bare_url) as writer:
         mixed = ReadingBlock.concatenate(
             [many(300, 3, start_us + 1_000_000), block((0, start_us, 0.0, GOOD), (0, start_us - 1, 0.0, GOOD))]
         )
         assert await writer.write(batch(2, mixed), BUFFER) == WriteResult(inserted=301, duplicates=1)
     assert looked_up == [2]
+
+
+@pytest.fixture
+def large_url(bare_url: SecretStr, start_us: int) -> SecretStr:
+    """No index at all, and 300,000 readings in the day's partition."""
+    fetch(bare_url, "SELECT scada_make_partition(%s::date)", _date(start_us))
+    insert = """INSERT INTO scada_readings (timestamp, well_id, tag_node_id, value)
+        SELECT 'epoch'::timestamptz + (%s + n) * INTERVAL '1 microsecond', %s, 'ns=2;s=Tag' || n %% 3, n
+        FROM generate_series(1, 300000) n"""
+    fetch(bare_url, insert, start_us - 1_000_000, WELL)
+    return bare_url
+
+
+def _date(time_us: int) -> str:
+    return str(np.datetime64(time_us, "us").astype("datetime64[D]"))
+
+
+def _rows_read(url: SecretStr) -> int:
+    """By passes over a table, of sessions that are over."""
+    query = "SELECT sum(seq_tup_read)::bigint FROM pg_stat_user_tables WHERE relname LIKE 'scada_readings%'"
+    return int(fetch(url, query)[0][0])
+
+
+async def test_a_reading_an_hour_ahead_costs_no_look_at_those_that_follow(
+    large_url: SecretStr, start_us: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer knows what the clock left out, and looks for what is in none of its gaps."""
+    hour_us = 3_600_000_000
+    async with _open(large_url) as writer:
+        ahead = ReadingBlock.concatenate([many(300, 3, start_us), many(3, 3, start_us + hour_us)])
+        assert await writer.write(batch(1, ahead), BUFFER) == WriteResult(inserted=303)
+        monkeypatch.setattr(tenant_db, "sift", _forbidden)
+        for number in range(2, 30):
+            readings = many(300, 3, start_us + number * 1_000_000)
+            assert await writer.write(batch(number, readings), BUFFER) == WriteResult(inserted=300)
+    assert _rows_read(large_url) <= 1_000_000  # the newest one was looked for, and no reading
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_where_nothing_leads_to_a_reading_no_batch_waits_for_a_pass_over_the_day(
+    large_url: SecretStr, start_us: int, capsys: pytest.CaptureFixture[str], refused: bool
+) -> None:
+    """After a restart all may be stored already: it is written, what is refused set aside, and the log says so once."""
+    fetch(large_url, "INSERT INTO scada_readings VALUES (now(), gen_random_uuid(), 'x', 1)")
+    if refused:
+        fetch(large_url, "ALTER TABLE scada_readings ADD CONSTRAINT plausible CHECK (value <> 7) NOT VALID")
+    before = _rows_read(large_url)
+    async with _open(large_url) as writer:
+        for number in range(1, 11):
+            readings = many(1000, 3, start_us + number * 1_000_000)
+            result = await writer.write(batch(number, readings), BUFFER)
+            assert (result.inserted, result.quarantined) == (1000 - refused, refused)
+    assert _rows_read(large_url) - before <= 1_000_000  # looking up would have passed 160 times and more
+    assert count_rows(large_url) == 300_001 + 10 * (1000 - refused)
+    assert capsys.readouterr().out.count("CREATE UNIQUE INDEX ON scada_readings") == 1
+
+
+async def test_an_index_makes_looking_up_possible_again(large_url: SecretStr, start_us: int) -> None:
+    """However many readings there are."""
+    fetch(large_url, "CREATE INDEX ON scada_readings (timestamp)")
+    async with _open(large_url) as writer:
+        readings = block(*((0, start_us - 1_000_000 + n, float(n), GOOD) for n in range(3, 3003)))
+        assert await writer.write(batch(1, readings), BUFFER) == WriteResult(inserted=2000, duplicates=1000)
 
 
 async def test_a_batch_whose_commit_was_in_doubt(bare_url: SecretStr, start_us: int) -> None:

@@ -20,7 +20,7 @@ from psycopg import errors, sql
 from scada_trio.readings import EMPTY_BLOCK, ReadingBlock, TagTable
 from scada_trio.storage.connect import REFUSALS_OF_ROWS, Connection
 from scada_trio.storage.copy import COPY_COLUMNS, EncodedRows
-from scada_trio.storage.late import lift_limit, tells_repeated
+from scada_trio.storage.late import affordable, lift_limit, tells_repeated
 from scada_trio.storage.quarantine import MAX_ROWS, Origin, Refused, lose, room
 from scada_trio.storage.window import TimeWindow
 
@@ -67,7 +67,7 @@ _CREATE_MERGE_LOOKING: Final = sql.SQL("""
             SELECT DISTINCT ON (s.n) s.* FROM scada_sift s JOIN scada_readings r
                 ON (r.well_id, r.tag_node_id, r.timestamp) = (s.well_id, s.tag_node_id, s.timestamp)
             WHERE s.n BETWEEN first_n AND last_n AND r.timestamp BETWEEN first_time AND last_time
-                AND {replacing}
+                AND {replacing} AND {looking}
                 AND (r.value, r.quality) IS DISTINCT FROM (s.value, s.quality)
         LOOP
             EXECUTE format('UPDATE scada_readings SET value = %L, quality = %L
@@ -77,10 +77,10 @@ _CREATE_MERGE_LOOKING: Final = sql.SQL("""
         END LOOP;
         INSERT INTO scada_readings ({columns})
         SELECT DISTINCT ON (well_id, tag_node_id, timestamp) {columns} FROM scada_sift s
-        WHERE s.n BETWEEN first_n AND last_n AND NOT EXISTS (
+        WHERE s.n BETWEEN first_n AND last_n AND NOT ({looking} AND EXISTS (
             SELECT FROM scada_readings r
             WHERE (r.well_id, r.tag_node_id, r.timestamp) = (s.well_id, s.tag_node_id, s.timestamp)
-                AND r.timestamp BETWEEN first_time AND last_time)
+                AND r.timestamp BETWEEN first_time AND last_time))
         ORDER BY well_id, tag_node_id, timestamp, n;
         GET DIAGNOSTICS inserted = ROW_COUNT;
     END
@@ -147,6 +147,7 @@ _STAGE_QUARANTINED: Final = """
         AND time_us BETWEEN %(first)s AND %(last)s
     ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     """
+_NEWEST_STAGED: Final = "SELECT well_id, tag_node_id, timestamp FROM scada_sift ORDER BY timestamp DESC LIMIT 1"
 _LAST_STAGED: Final = "SELECT count(*), max(origin) FROM scada_sift"
 _STILL_REFUSED: Final = """
     UPDATE scada_quarantine AS q SET sqlstate = s.sqlstate, reason = s.reason
@@ -256,8 +257,11 @@ def _sift_staged(connection: Connection, rows: int, conflict: sql.SQL) -> tuple[
     if tells_repeated(connection):
         connection.execute(_CREATE_MERGE.format(columns=_COLUMNS, conflict=conflict))
     else:
-        replacing = sql.Literal(conflict is _REPLACING)
-        connection.execute(_CREATE_MERGE_LOOKING.format(columns=_COLUMNS, replacing=replacing))
+        replacing = conflict is _REPLACING
+        # who tries the quarantine again waits for it; a batch must not
+        looking = not replacing or _may_look(connection)
+        literals = {"replacing": sql.Literal(replacing), "looking": sql.Literal(looking)}
+        connection.execute(_CREATE_MERGE_LOOKING.format(columns=_COLUMNS, **literals))
     connection.execute(_CREATE_SIFT)
     inserted = replaced = 0
     for first in range(1, rows + 1, _AT_ONCE):
@@ -266,3 +270,9 @@ def _sift_staged(connection: Connection, rows: int, conflict: sql.SQL) -> tuple[
         inserted += row[0]
         replaced += row[1]
     return inserted, replaced
+
+
+def _may_look(connection: Connection) -> bool:
+    """Whether it costs little to look a staged row up."""
+    row = connection.execute(_NEWEST_STAGED).fetchone()
+    return row is None or affordable(connection, *row)

@@ -199,14 +199,14 @@ def _write(connection: Connection, work: _Work) -> WriteResult:
     readings, refused = work.window.split(connection, work.batch.readings)
     if work.table.days is not None:
         work.table.days.make(connection, readings)
-    if work.table.horizon is None:
+    if work.table.look_up is None:
         return _write_telling(connection, work, readings, refused)
-    looked_up = work.table.horizon.may_be_stored(readings)
+    looked_up = work.table.look_up.wanted(connection, readings, work.tags)
     if looked_up.any():
         result = _write_sifting(connection, work, readings, refused, looked_up)
     else:
         result = _write_telling(connection, work, readings, refused)
-    work.table.horizon.advance(readings)
+    work.table.look_up.advance(readings)
     return result
 
 
