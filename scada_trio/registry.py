@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
+import trio
 from pydantic import SecretStr
 
 from scada_trio.desired import ConnectionSpec, SecurityMode, TenantSpec
@@ -24,36 +26,73 @@ from scada_trio.validation import parse_endpoint, parse_security
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What one reading of the master database came to; ``digests`` as in `MasterRows`.
+
+    ``connections`` by tenant and id are all that ``digests`` are of, those of tenants that do not run included.
+    """
+
+    rows: tuple[TenantRow, ...] = ()
+    digests: Mapping[str, bytes] = field(default_factory=dict)
+    connections: Mapping[UUID, Mapping[UUID, ConnectionSpec]] = field(default_factory=dict)
+    specs: Mapping[UUID, TenantSpec] = field(default_factory=dict)
+
+
 class Registry:
-    """Reads the master database and makes specs of it."""
+    """Reads the master database and makes specs of it, anew only of what has changed meanwhile. For one task."""
 
     def __init__(self, master: MasterDatabase, secrets: SecretBox) -> None:
         self._master = master
         self._secrets = secrets
         self._reported: frozenset[str] = frozenset()
+        self._last = _Reading()
 
     async def load(self) -> Mapping[UUID, TenantSpec]:
-        """All tenants that should run, by id; raises `DatabaseError` where the master database does not answer."""
-        rows = await self._master.load()
+        """All tenants that should run, by id; raises `DatabaseError` where the master database does not answer.
+
+        The same object as the last time where nothing has changed; what did not change in another one is the same.
+        """
+        last = self._last
+        rows = await self._master.load(last.digests)
         for problem in rows.problems:
             if problem not in self._reported:
                 log.error("row of the master database left out", problem=problem)
         self._reported = frozenset(rows.problems)
-        return build_specs(rows, self._secrets)
+        if rows.connections or rows.tenants != last.rows or rows.digests != last.digests:
+            # ten thousand tags take a tenth of a second and more, and nobody's link may wait for them
+            self._last = await trio.to_thread.run_sync(_renewed, last, rows, self._secrets)
+        return self._last.specs
 
 
-def build_specs(rows: MasterRows, secrets: SecretBox) -> dict[UUID, TenantSpec]:
+def build_specs(rows: MasterRows, secrets: SecretBox) -> Mapping[UUID, TenantSpec]:
     """Specs from raw rows. A row at fault becomes a spec with a ``problem``; it never hides another row.
 
     Equal rows make equal specs, in whatever order they come.
     """
+    return _renewed(_Reading(), rows, secrets).specs
+
+
+def _renewed(last: _Reading, rows: MasterRows, secrets: SecretBox) -> _Reading:
+    """Of ``rows``, and of ``last`` the connections that ``rows`` leave out because they are as they were."""
     tags: defaultdict[UUID, list[TagRow]] = defaultdict(list)
     for tag_row in rows.tags:
         tags[tag_row.connection_id].append(tag_row)
+    read = {row.connection_id for row in rows.connections}
+    kept = {UUID(row_id) for row_id in rows.digests} - read
     connections: defaultdict[UUID, dict[UUID, ConnectionSpec]] = defaultdict(dict)
+    for tenant_id, specs_then in last.connections.items():
+        connections[tenant_id] = {key: value for key, value in specs_then.items() if key in kept}
     for row in rows.connections:
         connections[row.tenant_id][row.connection_id] = _connection_spec(row, tags[row.connection_id], secrets)
-    return {row.tenant_id: _tenant_spec(row, connections[row.tenant_id], secrets) for row in rows.tenants}
+    known = {row.tenant_id: row for row in last.rows}
+    specs = {}
+    for tenant_row in rows.tenants:
+        tenant_id, spec = tenant_row.tenant_id, last.specs.get(tenant_row.tenant_id)
+        if spec is None or tenant_row != known[tenant_id] or connections[tenant_id] != spec.connections:
+            spec = _tenant_spec(tenant_row, connections[tenant_id], secrets)
+        specs[tenant_id] = spec
+    return _Reading(rows.tenants, rows.digests, connections, specs)
 
 
 def _tenant_spec(row: TenantRow, connections: Mapping[UUID, ConnectionSpec], secrets: SecretBox) -> TenantSpec:

@@ -89,8 +89,9 @@ class Tenant:
 
     def apply(self, spec: TenantSpec) -> None:
         """Make ``spec`` what this tenant should be; takes effect at once for what differs, touches nothing else."""
-        self.spec = spec
-        self._changed.set()
+        if spec is not self.spec:
+            self.spec = spec
+            self._changed.set()
 
     def stop(self, grace_s: float) -> None:
         """End `run` from the sources on, within ``grace_s`` seconds."""

@@ -6,9 +6,10 @@ and the service open it with `open_master`. The SQL is in `scada_trio.storage.co
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Final, TypeVar, TypeVarTuple
 from uuid import UUID
 
@@ -73,9 +74,12 @@ class MasterDatabase:
         """Raises `DatabaseMisconfigured` naming the table or column that is missing."""
         await self._call(configuration.check_schema)
 
-    async def load(self) -> MasterRows:
-        """All that should run, from one snapshot, secrets as they are stored."""
-        return await self._call(configuration.load)
+    async def load(self, known: Mapping[str, bytes] = MappingProxyType({})) -> MasterRows:
+        """What should run, from one snapshot, secrets as they are stored.
+
+        ``known`` are digests of an earlier answer: connections that are as they were then are left out.
+        """
+        return await self._call(configuration.load, known)
 
     async def list_tenants(self) -> tuple[TenantRow, ...]:
         """Every tenant that is not soft-deleted, by name, whatever its status."""
