@@ -37,8 +37,6 @@ SHORT: Final = (
     "cut to device + kill -9 service",
     "kill -9 service + tiny queue of device overflows",
     "damaged journal, blocks + kill -9 device",
-    "kill -9 service",
-    "kill -9 service",
     "connection lost before commit",
     "clock of device jumps",
     "SIGSTOP device",
