@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from uuid import UUID
 
 from scada_trio.api.backend import AggregatorStats, ConnectionListing, ConnectionReport, Health, TenantListing
+from scada_trio.audit import Actor
 from scada_trio.desired import ConnectionSpec, TagChange
 from scada_trio.errors import UnknownConnection, UnknownTenant
 from scada_trio.live import Watcher
@@ -38,7 +39,7 @@ class Answers:
         *,
         reconcile: Callable[[], Awaitable[None]],
         snapshots: Callable[[], Sequence[TenantSnapshot]],
-        health: Callable[[], Awaitable[Health]],
+        health: Callable[[frozenset[UUID] | None], Awaitable[Health]],
     ) -> None:
         self._tenants = tenants
         self._master = master
@@ -74,25 +75,28 @@ class Answers:
         tenant = self._tenant(tenant_id)
         return AggregatorStats(tenant.buffered, tenant.ms_since_commit)
 
-    async def add_connection(self, spec: ConnectionSpec) -> None:
+    async def add_connection(self, spec: ConnectionSpec, actor: Actor | None = None) -> None:
         """See `Backend`; the password is stored encrypted or not at all."""
         password = None if spec.password is None else self._secrets.encrypt(spec.password)
-        await self._master.store_connection(spec, password)
+        await self._master.store_connection(spec, password, actor)
         await self._reconcile()
 
-    async def remove_connection(self, connection_id: UUID) -> bool:
+    async def remove_connection(
+        self, connection_id: UUID, tenants: frozenset[UUID] | None = None, actor: Actor | None = None
+    ) -> bool:
         """See `Backend`."""
-        known = await self._master.deactivate_connection(connection_id)
+        known = await self._master.deactivate_connection(connection_id, tenants, actor)
         if known:
             await self._reconcile()
         return known
 
-    async def connection_report(self, connection_id: UUID) -> ConnectionReport:
+    async def connection_report(self, connection_id: UUID, tenants: frozenset[UUID] | None = None) -> ConnectionReport:
         """See `Backend`."""
-        for tenant in self._tenants.values():
-            report = await tenant.connection_report(connection_id)
-            if report is not None:
-                return report
+        for tenant_id, tenant in list(self._tenants.items()):
+            if tenants is None or tenant_id in tenants:
+                report = await tenant.connection_report(connection_id)
+                if report is not None:
+                    return report
         raise UnknownConnection(f"connection {connection_id} does not exist or is not active")
 
     async def list_connections(self, tenant_id: UUID) -> Sequence[ConnectionListing]:
@@ -127,9 +131,11 @@ class Answers:
             for row in await self._master.list_tenants()
         ]
 
-    async def update_tags(self, tenant_id: UUID, connection_id: UUID, change: TagChange) -> int:
+    async def update_tags(
+        self, tenant_id: UUID, connection_id: UUID, change: TagChange, actor: Actor | None = None
+    ) -> int:
         """See `Backend`."""
-        count = await self._master.change_tags(tenant_id, connection_id, change)
+        count = await self._master.change_tags(tenant_id, connection_id, change, actor)
         await self._reconcile()
         return count
 
@@ -138,9 +144,9 @@ class Answers:
         if not self._tenant(tenant_id).restart_connection(connection_id):
             raise UnknownConnection(f"connection {connection_id} does not exist or is not active")
 
-    async def health(self) -> Health:
+    async def health(self, tenants: frozenset[UUID] | None = None) -> Health:
         """See `Backend`."""
-        return await self._health()
+        return await self._health(tenants)
 
     def _tenant(self, tenant_id: UUID) -> Tenant:
         tenant = self._tenants.get(tenant_id)

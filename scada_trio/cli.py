@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 import scada_trio
 from scada_trio.cli_load import loadtest, simulate
+from scada_trio.cli_security import audit, secrets_app
 from scada_trio.cli_trust import trust_app
 from scada_trio.config import Settings
 from scada_trio.errors import ConfigError, InvalidField, ScadaError, leaves
@@ -47,9 +48,11 @@ app.add_typer(quarantine_app, name="quarantine")
 journal_app = typer.Typer(no_args_is_help=True, help="Readings that are accepted and not yet in a tenant's database.")
 app.add_typer(journal_app, name="journal")
 app.add_typer(trust_app, name="trust")
+app.add_typer(secrets_app, name="secrets")
 
 app.command()(simulate)
 app.command()(loadtest)
+app.command()(audit)
 
 storage_app = typer.Typer(no_args_is_help=True, help="What a tenant's database holds and how it is kept.")
 app.add_typer(storage_app, name="storage")

@@ -7,10 +7,19 @@ made here, in seconds. A bad value is a `ConfigError` that names the variable an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypedDict
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from scada_trio.errors import ConfigError
@@ -29,6 +38,9 @@ def _long_enough(days: int) -> int:
 
 _LEAST_ROLLUP_DAYS = 180
 RollupDays = Annotated[int, Field(ge=0, le=36_500), AfterValidator(_long_enough)]
+
+
+Network = IPv4Network | IPv6Network
 
 
 def _whole(value: object) -> object:
@@ -66,6 +78,31 @@ class PkiSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class GrpcAccessSettings:
+    """Who may call; `Settings` says what each means."""
+
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    rights_file: Path | None = None
+    insecure: bool = False
+    max_connections: int = 1_000
+    max_streams: int = 100
+    max_calls_per_client: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class WebAccessSettings:
+    """Who may look at metrics; `Settings` says what each means."""
+
+    allow: tuple[Network, ...] = ()
+    user: str | None = None
+    password: SecretStr | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JournalSettings:
     """How a tenant's journal is kept; `Settings` says what each means."""
 
@@ -99,6 +136,27 @@ class StorageSettings:
         return min((days for days in (self.max_age_days, self.raw_days) if days), default=0)
 
 
+SECRETS = ("database_url", "encryption_key", "encryption_key_previous", "metrics_password")
+"""Settings that may come from a file instead, named by ``..._FILE``, as orchestrators hand secrets over."""
+
+_MAX_SECRET_BYTES = 65_536
+
+
+def read_secret_file(variable: str, path: Path) -> str:
+    """What a file holds, without the line's end; raises `ConfigError` naming ``variable``, and repeats none of it."""
+    try:
+        if path.stat().st_size > _MAX_SECRET_BYTES:
+            raise ConfigError(variable, f"is no secret but a large file: {path}")
+        text = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ConfigError(variable, f"{error.strerror}: {path}") from None
+    except UnicodeDecodeError:
+        text = None
+    if not text:  # out here: a decode error carries what was read
+        raise ConfigError(variable, f"{'is not UTF-8 text' if text is None else 'is empty'}: {path}")
+    return text
+
+
 class DatabaseTimeouts(TypedDict):
     """What every function that opens a database takes, as ``**settings.db_timeouts``."""
 
@@ -117,6 +175,10 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     data_dir: Path = Path("scada-data")
     encryption_key: SecretStr | None = None
+    encryption_key_previous: SecretStr | None = None
+    database_url_file: Path | None = None
+    encryption_key_file: Path | None = None
+    encryption_key_previous_file: Path | None = None
 
     opc_connection_timeout_ms: Milliseconds = 10_000
     opc_session_timeout_ms: Milliseconds = 60_000
@@ -163,8 +225,22 @@ class Settings(BaseSettings):
     grpc_host: str = "127.0.0.1"
     grpc_port: Port = 50051
     grpc_max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 4 << 20
+    grpc_tls_cert: Path | None = None
+    grpc_tls_key: Path | None = None
+    grpc_tls_client_ca: Path | None = None
+    grpc_rights_file: Path | None = None
+    grpc_insecure: bool = False
+    grpc_max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    grpc_max_streams: Annotated[int, Field(ge=1, le=10_000)] = 100
+    grpc_max_calls_per_client: Annotated[int, Field(ge=1, le=100_000)] = 100
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = 9090
+    metrics_allow: Annotated[tuple[Network, ...] | None, NoDecode] = None
+    metrics_user: Annotated[str, Field(pattern=r"^[^:\x00-\x1f]+$")] | None = None
+    metrics_password: SecretStr | None = None
+    metrics_password_file: Path | None = None
+    metrics_tls_cert: Path | None = None
+    metrics_tls_key: Path | None = None
 
     shutdown_grace_ms: Milliseconds = 10_000
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], NoDecode] = "INFO"
@@ -180,7 +256,22 @@ class Settings(BaseSettings):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("database_url", "encryption_key", mode="before")
+    @field_validator("metrics_allow", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secret_files(cls, values: dict[str, object]) -> dict[str, object]:
+        for name in SECRETS:
+            if path := values.get(f"{name}_file"):
+                if values.get(name):
+                    raise ConfigError(f"{name}_file".upper(), f"is given beside {name.upper()}; one of them is enough")
+                values[name] = read_secret_file(f"{name}_file".upper(), Path(str(path)))
+        return values
+
+    @field_validator("database_url", "encryption_key", "encryption_key_previous", "metrics_password", mode="before")
     @classmethod
     def _empty_is_absent(cls, value: object) -> object:
         return None if value == "" else value
@@ -229,6 +320,43 @@ class Settings(BaseSettings):
         )
 
     @property
+    def grpc_access(self) -> GrpcAccessSettings:
+        """Who may call; raises `ConfigError` where one setting needs another."""
+        if (self.grpc_tls_cert is None) != (self.grpc_tls_key is None):
+            variable = "GRPC_TLS_CERT" if self.grpc_tls_cert is None else "GRPC_TLS_KEY"
+            raise ConfigError(variable, "is missing: certificate and key are given together")
+        if self.grpc_tls_client_ca is not None and self.grpc_tls_cert is None:
+            raise ConfigError("GRPC_TLS_CLIENT_CA", "needs GRPC_TLS_CERT and GRPC_TLS_KEY")
+        if self.grpc_rights_file is not None and self.grpc_tls_client_ca is None:
+            raise ConfigError("GRPC_RIGHTS_FILE", "needs GRPC_TLS_CLIENT_CA: rights go by the clients' certificates")
+        return GrpcAccessSettings(
+            tls_cert=self.grpc_tls_cert,
+            tls_key=self.grpc_tls_key,
+            tls_client_ca=self.grpc_tls_client_ca,
+            rights_file=self.grpc_rights_file,
+            insecure=self.grpc_insecure,
+            max_connections=self.grpc_max_connections,
+            max_streams=self.grpc_max_streams,
+            max_calls_per_client=self.grpc_max_calls_per_client,
+        )
+
+    @property
+    def web_access(self) -> WebAccessSettings:
+        """Who may look at metrics; raises `ConfigError` where one setting needs another."""
+        for prefix, one, other in (("METRICS_TLS_", "CERT", "KEY"), ("METRICS_", "USER", "PASSWORD")):
+            given = [getattr(self, f"{prefix}{name}".lower()) is not None for name in (one, other)]
+            if given[0] != given[1]:
+                missing, there = (other, one) if given[0] else (one, other)
+                raise ConfigError(f"{prefix}{missing}", f"is missing: it belongs to {prefix}{there}")
+        return WebAccessSettings(
+            allow=self.metrics_allow or (),
+            user=self.metrics_user,
+            password=self.metrics_password,
+            tls_cert=self.metrics_tls_cert,
+            tls_key=self.metrics_tls_key,
+        )
+
+    @property
     def journal(self) -> JournalSettings:
         """The journal's part; a row of its file is no longer than a batch."""
         return JournalSettings(
@@ -261,8 +389,10 @@ class Settings(BaseSettings):
         Raises `ConfigError` for the first bad variable, in one line.
         """
         try:
-            return cls(**overrides)  # type: ignore[arg-type]
+            settings = cls(**overrides)  # type: ignore[arg-type]
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             variable = str(first["loc"][0]).upper() if first["loc"] else "environment"
             raise ConfigError(variable, first["msg"].removeprefix("Value error, ")) from None
+        _ = settings.grpc_access, settings.web_access  # what belongs together is there
+        return settings

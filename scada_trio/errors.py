@@ -120,6 +120,24 @@ class ConfigurationRefused(ScadaError):
     """A well-formed change of the configuration that cannot be carried out; the text says why."""
 
 
+class IdTaken(ConfigurationRefused):
+    """The id of a connection or tag is another tenant's."""
+
+
+class NotPermitted(ScadaError):
+    """The caller may not do this; ``reason`` is one of unknown_client, right, tenant, revoked."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("this client may not do that")
+        self.reason = reason
+
+
+class TooManyCalls(ScadaError):
+    """The caller has as many calls under way as it may have."""
+
+    reason = "too_many_calls"
+
+
 class SecretError(ScadaError):
     """A stored secret cannot be read or written; says why and shows nothing of it."""
 

@@ -45,15 +45,22 @@ async def open_instance(settings: Settings) -> AsyncIterator[Instance]:
     Raises `ConfigError` where ``DATA_DIR`` cannot be used or the embedded server is not installed.
     """
     if settings.database_url is not None:
-        yield Instance(settings.database_url, SecretBox(settings.encryption_key), embedded=False)
+        yield Instance(settings.database_url, box_of(settings, settings.encryption_key), embedded=False)
         return
     key = settings.encryption_key or await trio.to_thread.run_sync(_load_or_make_key, settings.data_dir)
     async with open_embedded(settings.data_dir / "postgres") as server:
         log.info("DATABASE_URL is not set: using the embedded PostgreSQL", data_dir=str(settings.data_dir.resolve()))
         await trio.to_thread.run_sync(partial(migrate_master, server.url))
-        instance = Instance(server.url, SecretBox(key), embedded=True)
+        instance = Instance(server.url, box_of(settings, key), embedded=True)
         await _follow_port(settings, instance, server)
         yield instance
+
+
+def box_of(settings: Settings, key: SecretStr | None) -> SecretBox:
+    """Of this key and the one before; raises `ConfigError` where there is only the one before."""
+    if key is None and settings.encryption_key_previous is not None:
+        raise ConfigError("ENCRYPTION_KEY", "is missing: ENCRYPTION_KEY_PREVIOUS is only the key before")
+    return SecretBox(key, settings.encryption_key_previous)
 
 
 async def _follow_port(settings: Settings, instance: Instance, server: EmbeddedServer) -> None:

@@ -7,6 +7,7 @@ goodbye. Knows no protocol. Who calls `open_listening_sockets` closes the socket
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import sys
@@ -43,6 +44,14 @@ async def open_listening_sockets(
         close_all(sockets)
         raise _config_error(variable_prefix, host, port, error) from None
     return sockets
+
+
+def require_loopback(sockets: list[socket.socket], variable: str, instead: str) -> None:
+    """Raises `ConfigError` naming ``variable`` where a socket can be reached from other machines."""
+    for sock in sockets:
+        host = str(sock.getsockname()[0])
+        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            raise ConfigError(variable, f"{host} can be reached from other machines; set {instead}")
 
 
 def close_all(sockets: list[socket.socket]) -> None:

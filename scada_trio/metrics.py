@@ -166,6 +166,12 @@ class Metrics:
             tenant,
             registry=registry,
         )
+        self.grpc_denied = Counter(  # by reason, so no tenant takes its series along
+            "scada_grpc_denied",
+            "Calls, connections and TLS handshakes that were refused, by reason",
+            ["reason"],
+            registry=registry,
+        ).labels
         self.tenant_restarts = Counter(
             "scada_tenant_restarts", "Tenants that failed and were started again", tenant, registry=registry
         )

@@ -29,6 +29,7 @@ import enum
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -74,20 +75,20 @@ def form_of(text: str) -> Form:
 class SecretBox:
     """Reads and writes stored secrets with the key of the service; without one it reads plain texts only.
 
+    With ``previous_key`` what that encrypted is read, too; what is written is encrypted with the key of today.
+
     Stateless after it is made, so any thread may use it. Its repr shows whether there is a key and nothing else.
     """
 
-    def __init__(self, encryption_key: SecretStr | None) -> None:
-        self._key: bytes | None = None
+    def __init__(self, encryption_key: SecretStr | None, previous_key: SecretStr | None = None) -> None:
         self._random = os.urandom(KEY_BYTES)
-        self._cipher: AESGCM | None = None
-        self._old_cipher: AESGCM | None = None
-        if encryption_key is not None and encryption_key.get_secret_value():
-            key = encryption_key.get_secret_value()
-            self._key = _current_key(key)
-            self._cipher = AESGCM(self._key)
-            if (old_key := _old_key(key)) is not None:
-                self._old_cipher = AESGCM(old_key)
+        keys = [key.get_secret_value() if key is not None else "" for key in (encryption_key, previous_key)]
+        self._key = _current_key(keys[0]) if keys[0] else None
+        keys = [key for key in keys if key]
+        self._cipher = None if self._key is None else AESGCM(self._key)
+        # the key of today first, in either form
+        self._ciphers = [AESGCM(_current_key(key)) for key in keys]
+        self._old_ciphers = [AESGCM(old) for key in keys if (old := _old_key(key)) is not None]
 
     def __repr__(self) -> str:
         return f"<SecretBox {'with' if self._cipher else 'without'} a key>"
@@ -103,16 +104,27 @@ class SecretBox:
                 return SecretStr(text)
             case Form.CURRENT:
                 iv, tag, ciphertext = (bytes.fromhex(part) for part in text.split(":"))
-                return _opened(self._required(), iv, ciphertext + tag)
+                return _opened(self._required(self._ciphers), iv, ciphertext + tag)
             case Form.OLD:
-                self._required()
-                if self._old_cipher is None:
+                self._required(self._ciphers)
+                if not self._old_ciphers:
                     raise SecretError(
                         "the stored secret looks like base64 of the old service, "
                         "whose ENCRYPTION_KEY is the base64 of 32 bytes: wrong ENCRYPTION_KEY"
                     )
                 sealed = base64.b64decode(text)
-                return _opened(self._old_cipher, sealed[:OLD_NONCE_BYTES], sealed[OLD_NONCE_BYTES:])
+                return _opened(self._old_ciphers, sealed[:OLD_NONCE_BYTES], sealed[OLD_NONCE_BYTES:])
+
+    def is_current(self, text: str) -> bool:
+        """Whether a stored text is what `encrypt` would write today: of the current form, and of the key of today."""
+        if form_of(text) is not Form.CURRENT or self._cipher is None:
+            return False
+        iv, tag, ciphertext = (bytes.fromhex(part) for part in text.split(":"))
+        try:
+            self._cipher.decrypt(iv, ciphertext + tag, None)
+        except InvalidTag:
+            return False
+        return True
 
     def encrypt(self, plain: SecretStr) -> str:
         """``IV:TAG:CIPHERTEXT`` in lower-case hex with a fresh random IV; raises `SecretError` without a key."""
@@ -126,15 +138,17 @@ class SecretBox:
         """32 bytes for ``purpose`` that tell nothing of the key; without a key, random ones of this object's life."""
         return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose.encode()).derive(self._key or self._random)
 
-    def _required(self) -> AESGCM:
-        if self._cipher is None:
+    @staticmethod
+    def _required(ciphers: Sequence[AESGCM]) -> Sequence[AESGCM]:
+        if not ciphers:
             raise SecretError("the stored secret is encrypted, and ENCRYPTION_KEY is not set")
-        return self._cipher
+        return ciphers
 
 
-def _opened(cipher: AESGCM, nonce: bytes, sealed: bytes) -> SecretStr:
-    with suppress(InvalidTag, UnicodeDecodeError):
-        return SecretStr(cipher.decrypt(nonce, sealed, None).decode())
+def _opened(ciphers: Sequence[AESGCM], nonce: bytes, sealed: bytes) -> SecretStr:
+    for cipher in ciphers:
+        with suppress(InvalidTag, UnicodeDecodeError):
+            return SecretStr(cipher.decrypt(nonce, sealed, None).decode())
     # Raised out here, not while handling: a decode error carries the decrypted bytes, and context is kept.
     raise SecretError("the stored secret does not decrypt: wrong ENCRYPTION_KEY, or the text is damaged")
 

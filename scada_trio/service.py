@@ -4,6 +4,7 @@
       ├─ event loop lag         measured
       ├─ HTTP server            first up, last down
       ├─ certificates           trust store followed, our own renewed
+      ├─ denied calls           written to the audit log
       ├─ gRPC server            drains when asked to stop
       ├─ listener on NOTIFY ──┐
       └─ nursery of the tenants
@@ -27,14 +28,17 @@ import trio
 
 from scada_trio.aggregator import CommitPace
 from scada_trio.answers import Answers
+from scada_trio.api.access import Access
 from scada_trio.api.backend import Health
 from scada_trio.api.server import serve_grpc
+from scada_trio.audit import Denial, DenialLog
 from scada_trio.backoff import full_jitter
 from scada_trio.config import Settings
 from scada_trio.desired import TenantSpec
 from scada_trio.errors import DatabaseError, ScadaError
 from scada_trio.journal.file import prepare_directory
 from scada_trio.loop_lag import measure_loop_lag
+from scada_trio.master_state import MasterState
 from scada_trio.metrics import Metrics
 from scada_trio.opcua.pki import Pki
 from scada_trio.registry import Registry
@@ -42,14 +46,13 @@ from scada_trio.secrets import SecretBox
 from scada_trio.status import TenantSnapshot
 from scada_trio.storage.master import MasterDatabase
 from scada_trio.tenant import Tenant
+from scada_trio.web.access import WebAccess
 from scada_trio.web.app import create_app
 from scada_trio.web.server import serve_http
 
 log = structlog.get_logger()
 
 _HARD_STOP_S = 3.0  # after the grace, for what does not obey its deadline
-_PING_TIMEOUT_S = 2.0
-_PING_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,9 @@ class Service:
         self._wake = trio.Event()
         self._waiters: list[trio.Event] = []
         self._stopping = False
-        self._master_error: str | None = None
-        self._pinged_at = float("-inf")
+        self._master_state = MasterState(master)
+        self._denials = DenialLog(master.record_denials)
+        self._access = Access(settings.grpc_access, self._note_denied)
         self._answers = Answers(
             self._tenants, master, secrets, reconcile=self._reconcile_now, snapshots=self.snapshots, health=self.health
         )
@@ -92,19 +96,21 @@ class Service:
     ) -> None:
         """Serve until ``stop`` is set, then drain within the grace and return; ``started`` passes the `Addresses`.
 
-        Raises `ConfigError` where a port is taken, the journals' directory cannot be written or our own certificate
-        cannot be used, `DatabaseError` where the configuration cannot be read at first.
+        Raises `ConfigError` where a port is taken, the journals' directory cannot be written or a certificate or the
+        rights file cannot be used, `DatabaseError` where the configuration cannot be read at first.
         """
         settings = self._settings
         await trio.to_thread.run_sync(prepare_directory, settings.journal.directory)
         await trio.to_thread.run_sync(self._pki.prepare)
+        await trio.to_thread.run_sync(self._access.load)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(measure_loop_lag, self._metrics.observe_loop_lag, name="event loop lag")
-            app = create_app(self._metrics, self.readiness)
-            http = await nursery.start(
-                partial(serve_http, app, host=settings.metrics_host, port=settings.metrics_port), name="HTTP server"
-            )
+            web = WebAccess(settings.web_access)
+            app = create_app(self._metrics, self.readiness, web)
+            serve = partial(serve_http, app, host=settings.metrics_host, port=settings.metrics_port, access=web)
+            http = await nursery.start(serve, name="HTTP server")
             nursery.start_soon(self._pki.run, name="certificates")
+            nursery.start_soon(self._denials.run, name="denied calls")
             # before the first reading: what changes in between is heard of
             await nursery.start(self._master.run_listener, self._wake_up, name="configuration listener")
             async with trio.open_nursery() as tenants:
@@ -127,30 +133,33 @@ class Service:
                 tenants.cancel_scope.deadline = trio.current_time() + grace_s + _HARD_STOP_S
             with trio.move_on_after(_HARD_STOP_S):
                 await grpc_done.wait()
+            await self._denials.finish()
             nursery.cancel_scope.cancel()
         log.info("service stopped")
 
     # --- how it is
 
-    async def health(self) -> Health:
+    async def health(self, tenants: frozenset[UUID] | None = None) -> Health:
         """See `Backend`; the master database is asked at most once a second."""
-        await self._ping_master()
-        running = [tenant for tenant in self._tenants.values() if tenant.state == "running"]
+        await self._master_state.ping()
+        seen = {id_: tenant for id_, tenant in self._tenants.items() if tenants is None or id_ in tenants}
+        unusable = [tenant_id for tenant_id in self._unusable if tenants is None or tenant_id in tenants]
+        running = [tenant for tenant in seen.values() if tenant.state == "running"]
         status: Literal["healthy", "degraded", "unhealthy"] = "healthy"
-        if self._master_error is not None or not running:
+        if self._master_state.error is not None or not running:
             status = "unhealthy"
-        elif self._unusable or not all(tenant.healthy for tenant in self._tenants.values()):
+        elif unusable or not all(tenant.healthy for tenant in seen.values()):
             status = "degraded"
         return Health(status, sum(tenant.connected for tenant in running), len(running))
 
     async def readiness(self) -> tuple[bool, Mapping[str, str]]:
         """Whether traffic should come here, and what speaks against it, by part."""
-        await self._ping_master()
+        await self._master_state.ping()
         reasons: dict[str, str] = {}
         if self._stopping:
             reasons["service"] = "stopping"
-        if self._master_error is not None:
-            reasons["master database"] = self._master_error
+        if self._master_state.error is not None:
+            reasons["master database"] = self._master_state.error
         for tenant_id, tenant in self._tenants.items():
             if tenant.state != "running":
                 reasons[f"tenant {tenant_id}"] = tenant.state
@@ -184,6 +193,7 @@ class Service:
                 drain_s=settings.shutdown_grace_ms / 1000,
                 stop=stop,
                 token_key=self._secrets.derive_key("page tokens"),
+                access=self._access,
                 task_status=task_status,
             )
         finally:
@@ -200,9 +210,9 @@ class Service:
                 try:
                     desired = await self._registry.load()
                 except DatabaseError as error:
-                    self._master_lost(str(error))
+                    self._master_state.lost(str(error))
                 else:
-                    self._master_found()
+                    self._master_state.found()
                     self._apply(desired, tenants)
                 for waiter in waiters:
                     waiter.set()
@@ -224,6 +234,10 @@ class Service:
             self._wake_up()  # it may be wanted again, with another database
 
     # --- state
+
+    def _note_denied(self, denial: Denial) -> None:
+        self._metrics.grpc_denied(denial.reason).inc()
+        self._denials.add(denial)
 
     def _apply(self, desired: Mapping[UUID, TenantSpec], tenants: trio.Nursery) -> None:
         """Start, change and stop tenants so that ``desired`` runs; what does not differ is left alone."""
@@ -273,30 +287,6 @@ class Service:
     def _release_waiters(self) -> None:
         for waiter in self._waiters:
             waiter.set()
-
-    async def _ping_master(self) -> None:
-        if trio.current_time() - self._pinged_at < _PING_EVERY_S:
-            return
-        self._pinged_at = trio.current_time()
-        try:
-            with trio.fail_after(_PING_TIMEOUT_S):
-                await self._master.ping()
-        except trio.TooSlowError:
-            self._master_lost(f"no answer within {_PING_TIMEOUT_S:.0f} s")
-        except DatabaseError as error:
-            self._master_lost(str(error))
-        else:
-            self._master_found()
-
-    def _master_lost(self, error: str) -> None:
-        if self._master_error is None:
-            log.error("master database is away; what runs goes on running", error=error)
-        self._master_error = error
-
-    def _master_found(self) -> None:
-        if self._master_error is not None:
-            log.info("master database is back")
-        self._master_error = None
 
 
 def _stop_reason(spec: TenantSpec | None) -> str:

@@ -22,8 +22,10 @@ import trio
 
 from scada_trio.accounts import Accounts
 from scada_trio.api._generated import scada_pb2
+from scada_trio.api.access import Access
 from scada_trio.api.backend import AggregatorStats, ConnectionListing, ConnectionReport, Health, TenantListing
 from scada_trio.api.server import serve_grpc
+from scada_trio.audit import Actor
 from scada_trio.desired import ConnectionSpec, TagChange
 from scada_trio.errors import UnknownConnection, UnknownTenant
 from scada_trio.live import LiveHub, Watcher
@@ -59,6 +61,7 @@ class FakeBackend:
         self.aggregates: list[Aggregate] = []
         self.aggregates_query: AggregatesQuery | None = None
         self.restarted: list[UUID] = []
+        self.actors: list[Actor | None] = []
         self.pages = 0
         self.fault: BaseException | None = None
         self.hold: trio.Event | None = None
@@ -120,20 +123,26 @@ class FakeBackend:
         await self._enter(tenant_id)
         return AggregatorStats(buffer_size=42, time_since_last_flush_ms=1234)
 
-    async def add_connection(self, spec: ConnectionSpec) -> None:
+    async def add_connection(self, spec: ConnectionSpec, actor: Actor | None = None) -> None:
         await self._enter(spec.tenant_id)
+        self.actors.append(actor)
         self.connections[spec.connection_id] = spec
         self.removed.discard(spec.connection_id)
 
-    async def remove_connection(self, connection_id: UUID) -> bool:
+    async def remove_connection(
+        self, connection_id: UUID, tenants: frozenset[UUID] | None = None, actor: Actor | None = None
+    ) -> bool:
         await self._enter()
+        if tenants is not None and TENANT not in tenants:
+            return False
+        self.actors.append(actor)
         self.removed.add(connection_id)
         return connection_id in self.connections
 
-    async def connection_report(self, connection_id: UUID) -> ConnectionReport:
+    async def connection_report(self, connection_id: UUID, tenants: frozenset[UUID] | None = None) -> ConnectionReport:
         await self._enter()
         spec = self.connections.get(connection_id)
-        if spec is None or connection_id in self.removed:
+        if spec is None or (tenants is not None and spec.tenant_id not in tenants) or connection_id in self.removed:
             raise UnknownConnection(f"connection {connection_id} is not active")
         return ConnectionReport(spec, self.link, self.losses)
 
@@ -164,8 +173,11 @@ class FakeBackend:
             TenantListing(ABSENT, "south", "SUSPENDED", 3, None),
         ]
 
-    async def update_tags(self, tenant_id: UUID, connection_id: UUID, change: TagChange) -> int:
+    async def update_tags(
+        self, tenant_id: UUID, connection_id: UUID, change: TagChange, actor: Actor | None = None
+    ) -> int:
         await self._enter(tenant_id)
+        self.actors.append(actor)
         spec = self.connections.get(connection_id)
         if spec is None:
             raise UnknownConnection(f"connection {connection_id} does not exist")
@@ -180,8 +192,10 @@ class FakeBackend:
             raise UnknownConnection(f"connection {connection_id} is not active")
         self.restarted.append(connection_id)
 
-    async def health(self) -> Health:
+    async def health(self, tenants: frozenset[UUID] | None = None) -> Health:
         await self._enter()
+        if tenants is not None and TENANT not in tenants:
+            return Health("unhealthy", active_connections=0, active_tenants=0)
         return Health(self.status, active_connections=len(self.connections) - len(self.removed), active_tenants=1)
 
     async def _enter(self, tenant_id: UUID = TENANT) -> None:
@@ -218,7 +232,7 @@ class ServeApi(Protocol):
     """Serves the test's backend while the context is open."""
 
     def __call__(
-        self, *, port: int = 0, drain_s: float = 10.0, max_message_bytes: int = 4 << 20
+        self, *, port: int = 0, drain_s: float = 10.0, max_message_bytes: int = 4 << 20, access: Access | None = None
     ) -> AbstractAsyncContextManager[ServedApi]: ...
 
 
@@ -231,7 +245,7 @@ def backend() -> FakeBackend:
 def serve_api(backend: FakeBackend) -> ServeApi:
     @asynccontextmanager
     async def serve(
-        *, port: int = 0, drain_s: float = 10.0, max_message_bytes: int = 4 << 20
+        *, port: int = 0, drain_s: float = 10.0, max_message_bytes: int = 4 << 20, access: Access | None = None
     ) -> AsyncIterator[ServedApi]:
         stop, done, scope = trio.Event(), trio.Event(), trio.CancelScope()
 
@@ -245,6 +259,7 @@ def serve_api(backend: FakeBackend) -> ServeApi:
                     drain_s=drain_s,
                     stop=stop,
                     token_key=b"k" * 32,
+                    access=access,
                     task_status=task_status,
                 )
             done.set()

@@ -17,6 +17,7 @@ from scada_trio.registry import build_specs
 from scada_trio.sampling import Sampling
 from scada_trio.secrets import SecretBox
 from scada_trio.storage.master import MasterDatabase, open_master
+from scada_trio.storage.migrate import migrate_master
 from tests.fix_postgres import PostgresServer, fetch
 from tests.storage_samples import OTHER_WELL, WELL
 
@@ -76,6 +77,7 @@ def foreign_url(postgres: PostgresServer) -> SecretStr:
     """A master database whose tables another application made."""
     url = postgres.create_database()
     fetch(url, FOREIGN)
+    migrate_master(url)
     return url
 
 

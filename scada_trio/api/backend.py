@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 from uuid import UUID
 
+from scada_trio.audit import Actor
 from scada_trio.desired import ConnectionSpec, TagChange
 from scada_trio.live import Watcher
 from scada_trio.queries import AggregatesPage, AggregatesQuery, ReadingScan
@@ -64,7 +65,8 @@ class TenantListing:
 class Backend(Protocol):
     """The service as the API sees it.
 
-    Errors: `UnknownTenant`, `UnknownConnection`, `ConfigurationRefused`, `DatabaseError`.
+    Errors: `UnknownTenant`, `UnknownConnection`, `ConfigurationRefused`, `DatabaseError`. ``tenants`` are those that
+    the caller may see, None: all; the others are not there. ``actor`` is who changes something, None: this process.
     """
 
     async def read_readings(self, tenant_id: UUID, scan: ReadingScan, limit: int, fill: bool) -> ReadingRows:
@@ -98,15 +100,20 @@ class Backend(Protocol):
         """Numbers of the tenant's buffer."""
         ...
 
-    async def add_connection(self, spec: ConnectionSpec) -> None:
-        """Store the connection and start it; the same id again replaces what is stored."""
+    async def add_connection(self, spec: ConnectionSpec, actor: Actor | None = None) -> None:
+        """Store the connection and start it; the same id again replaces what is stored.
+
+        Raises `IdTaken` where the id, or that of a tag, is another tenant's.
+        """
         ...
 
-    async def remove_connection(self, connection_id: UUID) -> bool:
+    async def remove_connection(
+        self, connection_id: UUID, tenants: frozenset[UUID] | None = None, actor: Actor | None = None
+    ) -> bool:
         """Stop and deactivate; False where no connection ever had that id."""
         ...
 
-    async def connection_report(self, connection_id: UUID) -> ConnectionReport:
+    async def connection_report(self, connection_id: UUID, tenants: frozenset[UUID] | None = None) -> ConnectionReport:
         """One active connection. Its losses are left out where the tenant's database does not answer soon."""
         ...
 
@@ -118,16 +125,21 @@ class Backend(Protocol):
         """Every tenant that is not deleted, by name."""
         ...
 
-    async def update_tags(self, tenant_id: UUID, connection_id: UUID, change: TagChange) -> int:
-        """Store the change and apply it to what runs; how many tags the connection has then."""
+    async def update_tags(
+        self, tenant_id: UUID, connection_id: UUID, change: TagChange, actor: Actor | None = None
+    ) -> int:
+        """Store the change and apply it to what runs; how many tags the connection has then.
+
+        Raises `IdTaken` where the id of a tag is another tenant's.
+        """
         ...
 
     async def restart_connection(self, tenant_id: UUID, connection_id: UUID) -> None:
         """Drop the session of an active connection; the next attempt is made at once."""
         ...
 
-    async def health(self) -> Health:
-        """The state of the whole, without waiting for a device."""
+    async def health(self, tenants: frozenset[UUID] | None = None) -> Health:
+        """The state of the whole, or of these tenants, without waiting for a device."""
         ...
 
 

@@ -26,6 +26,8 @@ from scada_trio.errors import (
     DatabaseMisconfigured,
     DatabaseUnavailable,
     InvalidField,
+    NotPermitted,
+    TooManyCalls,
     UnknownConnection,
     UnknownTenant,
     leaves,
@@ -39,6 +41,8 @@ _QUERY_CANCELED: Final = "57014"  # PostgreSQL, appendix A: here the statement t
 _STATUSES: Final[tuple[tuple[type[Exception], Status, str], ...]] = (
     (InvalidField, Status.INVALID_ARGUMENT, "INVALID_FIELD"),
     (DecodeError, Status.INVALID_ARGUMENT, "MALFORMED_REQUEST"),
+    (NotPermitted, Status.PERMISSION_DENIED, "NOT_PERMITTED"),
+    (TooManyCalls, Status.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS"),
     (UnknownTenant, Status.NOT_FOUND, "TENANT_NOT_FOUND"),
     (UnknownConnection, Status.NOT_FOUND, "CONNECTION_NOT_FOUND"),
     (ConfigurationRefused, Status.FAILED_PRECONDITION, "CONFIGURATION_REFUSED"),

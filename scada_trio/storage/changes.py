@@ -1,52 +1,55 @@
 """The SQL that changes the master database's tables, in a worker thread.
 
-Owns what a change leaves as it is, and that nothing is stored halfway. Starts nothing; `scada_trio.storage.master`
-calls it with an open connection. Columns that a table does not have are not written, see `configuration`.
+Owns what a change leaves as it is, and that nothing is stored halfway or without its entry in the audit log. Starts
+nothing; `scada_trio.storage.master` calls it with an open connection. Columns that a table does not have are not
+written, see `configuration`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 from uuid import UUID
 
 from psycopg import errors, sql
 
+from scada_trio.audit import Actor
 from scada_trio.desired import ConnectionSpec
-from scada_trio.errors import ConfigurationRefused, UnknownTenant
+from scada_trio.errors import ConfigurationRefused, IdTaken, UnknownTenant
 from scada_trio.readings import Tag
 from scada_trio.sampling import Sampling
+from scada_trio.storage.audit import Scope, audited
 from scada_trio.storage.configuration import CHANNEL, PLAINTEXT, STOPPED, columns_of
 from scada_trio.storage.connect import Connection
 
 _LOCK: Final = 0x5CADB  # advisory lock of whoever changes the configuration
 
 
-def add_tenant(connection: Connection, tenant_id: UUID, name: str, database_url: str) -> None:
+def add_tenant(
+    connection: Connection, tenant_id: UUID, name: str, database_url: str, actor: Actor | None = None
+) -> None:
     """Insert an active tenant; `ConfigurationRefused` where the name is taken."""
-    with connection.transaction():
-        lock(connection)
+    with changing(connection, actor, "add tenant", _of("tenants", tenant_id)):
         taken = connection.execute("SELECT FROM tenants WHERE name = %s AND deleted_at IS NULL", [name]).fetchone()
         if taken is not None:
             raise ConfigurationRefused(f"a tenant named {name!r} exists already")
         row = {"id": str(tenant_id), "name": name, "database_url": database_url, "status": "ACTIVE"}
         _insert(connection, "tenants", row)
-        notify(connection)
 
 
-def set_database_url(connection: Connection, tenant_id: UUID, database_url: str) -> None:
+def set_database_url(connection: Connection, tenant_id: UUID, database_url: str, actor: Actor | None = None) -> None:
     """Store where a tenant's database is now."""
-    with connection.transaction():
-        lock(connection)
+    with changing(connection, actor, "move tenant database", _of("tenants", tenant_id)):
         connection.execute("UPDATE tenants SET database_url = %s WHERE id::text = %s", [database_url, str(tenant_id)])
-        notify(connection)
 
 
-def store_connection(connection: Connection, spec: ConnectionSpec, password: str | None) -> None:
+def store_connection(
+    connection: Connection, spec: ConnectionSpec, password: str | None, actor: Actor | None = None
+) -> None:
     """See `scada_trio.storage.master.MasterDatabase.store_connection`."""
-    with connection.transaction():
-        lock(connection)
+    scope = connection_and_tags(spec.connection_id, [tag.tag_id for tag in spec.tags])
+    with changing(connection, actor, "store connection", scope):
         _require_tenant(connection, spec.tenant_id)
         _store_connection_row(connection, spec, password)
         for tag in spec.tags:
@@ -57,17 +60,40 @@ def store_connection(connection: Connection, spec: ConnectionSpec, password: str
             WHERE connection_id::text = %s AND deleted_at IS NULL AND id::text <> ALL (%s)""",
             [str(spec.connection_id), [str(tag.tag_id) for tag in spec.tags]],
         )
-        notify(connection)
 
 
-def deactivate_connection(connection: Connection, connection_id: UUID) -> bool:
-    """False where no connection ever had that id."""
+def deactivate_connection(
+    connection: Connection, connection_id: UUID, tenants: Collection[UUID] | None = None, actor: Actor | None = None
+) -> bool:
+    """False where no connection, of these tenants if given, ever had that id."""
+    query = "UPDATE scada_connections SET is_active = false WHERE id::text = %s"
+    values: list[object] = [str(connection_id)]
+    if tenants is not None:
+        query += " AND tenant_id::text = ANY (%s)"
+        values.append([str(tenant_id) for tenant_id in tenants])
+    with changing(connection, actor, "remove connection", _of("scada_connections", connection_id)):
+        return connection.execute(query.encode(), values).rowcount > 0
+
+
+@contextmanager
+def changing(connection: Connection, actor: Actor | None, action: str, scope: Scope) -> Iterator[None]:
+    """A change: one at a time, in a transaction with its entries in the audit log, and told to the listeners."""
     with connection.transaction():
         lock(connection)
-        query = "UPDATE scada_connections SET is_active = false WHERE id::text = %s"
-        known = connection.execute(query, [str(connection_id)]).rowcount > 0
+        with audited(connection, actor, action, scope):
+            yield
         notify(connection)
-    return known
+
+
+def connection_and_tags(connection_id: UUID, tag_ids: Iterable[UUID]) -> Scope:
+    """The rows of a connection, of its tags, and of those that become its tags."""
+    ids = [str(tag_id) for tag_id in tag_ids]
+    tags = ("t.connection_id::text = %s OR t.id::text = ANY (%s)", (str(connection_id), ids))
+    return {**_of("scada_connections", connection_id), "tag_mappings": tags}
+
+
+def _of(table: str, row_id: UUID) -> Scope:
+    return {table: ("t.id::text = %s", (str(row_id),))}
 
 
 def _require_tenant(connection: Connection, tenant_id: UUID) -> None:
@@ -100,7 +126,7 @@ def _store_connection_row(connection: Connection, spec: ConnectionSpec, password
         fixed = {"id": str(spec.connection_id), "tenant_id": str(spec.tenant_id), "name": spec.endpoint_url}
         _insert(connection, "scada_connections", {**fixed, **values})
     elif owner != str(spec.tenant_id):
-        raise ConfigurationRefused(f"connection {spec.connection_id} belongs to another tenant")
+        raise IdTaken(f"connection {spec.connection_id} belongs to another tenant")
     else:
         _update(connection, "scada_connections", spec.connection_id, values)
 
@@ -131,7 +157,7 @@ def store_tag(connection: Connection, spec: ConnectionSpec, tag: Tag) -> None:
         }
         _insert(connection, "tag_mappings", {**values, **rest, **told})
     elif owner != str(spec.tenant_id):
-        raise ConfigurationRefused(f"tag {tag.tag_id} belongs to another tenant")
+        raise IdTaken(f"tag {tag.tag_id} belongs to another tenant")
     else:
         if tag.deadband and "deadband_percent" in columns_of(connection, "tag_mappings"):
             values["deadband_percent"] = None

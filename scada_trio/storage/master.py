@@ -6,7 +6,7 @@ and the service open it with `open_master`. The SQL is in `scada_trio.storage.co
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from types import MappingProxyType
@@ -18,13 +18,16 @@ import structlog
 import trio
 from pydantic import SecretStr
 
+from scada_trio.audit import Actor, Denial
 from scada_trio.backoff import full_jitter
 from scada_trio.desired import ConnectionSpec, TagChange
-from scada_trio.errors import DatabaseError
-from scada_trio.storage import changes, configuration
+from scada_trio.errors import ConfigurationRefused, DatabaseError, UnknownConnection, UnknownTenant
+from scada_trio.storage import audit, changes, configuration, rotation
+from scada_trio.storage.audit import AuditEntry, AuditQuery
 from scada_trio.storage.configuration import CHANNEL, ConnectionRow, MasterRows, TagRow, TenantRow
 from scada_trio.storage.connect import Connection, is_stale, open_connection, run_cancellable, translated
 from scada_trio.storage.databases import create_database, with_database
+from scada_trio.storage.rotation import StoredSecret
 from scada_trio.storage.tag_changes import change_tags
 
 __all__ = ["ConnectionRow", "MasterDatabase", "MasterRows", "TagRow", "TenantRow", "open_master"]
@@ -93,35 +96,77 @@ class MasterDatabase:
         """Every tag of a tenant's connections, active or not, that is not soft-deleted."""
         return await self._call(configuration.list_tags, tenant_id)
 
-    async def add_tenant(self, tenant_id: UUID, name: str, database_url: str) -> None:
+    # Changes. Each is in the audit log under ``actor``, None: the user of this process; where that cannot be written,
+    # nothing is changed.
+
+    async def add_tenant(self, tenant_id: UUID, name: str, database_url: str, actor: Actor | None = None) -> None:
         """Store an active tenant, ``database_url`` as it is; `ConfigurationRefused` where the name is taken."""
-        await self._call(changes.add_tenant, tenant_id, name, database_url)
+        async with self._or_refused(actor, "add tenant", (str(tenant_id), "tenants", str(tenant_id))):
+            await self._call(changes.add_tenant, tenant_id, name, database_url, actor)
 
-    async def set_database_url(self, tenant_id: UUID, database_url: str) -> None:
+    async def set_database_url(self, tenant_id: UUID, database_url: str, actor: Actor | None = None) -> None:
         """Store where a tenant's database is now, as it is, and tell the listeners."""
-        await self._call(changes.set_database_url, tenant_id, database_url)
+        await self._call(changes.set_database_url, tenant_id, database_url, actor)
 
-    async def store_connection(self, spec: ConnectionSpec, password: str | None) -> None:
+    async def store_connection(self, spec: ConnectionSpec, password: str | None, actor: Actor | None = None) -> None:
         """Store a connection and its tags in one transaction, and tell the listeners.
 
         It becomes active. What was stored under its id is replaced; tags of it that ``spec`` does not have are
         soft-deleted. ``password`` is stored as it is, instead of ``spec.password``. Raises `UnknownTenant`, and
-        `ConfigurationRefused` where an id belongs to another tenant or a table does not take a value.
+        `ConfigurationRefused` where an id belongs to another tenant (`IdTaken`) or a table does not take a value.
         """
-        await self._call(changes.store_connection, spec, password)
+        entity = (str(spec.tenant_id), "scada_connections", str(spec.connection_id))
+        async with self._or_refused(actor, "store connection", entity):
+            await self._call(changes.store_connection, spec, password, actor)
 
-    async def change_tags(self, tenant_id: UUID, connection_id: UUID, change: TagChange) -> int:
+    async def change_tags(
+        self, tenant_id: UUID, connection_id: UUID, change: TagChange, actor: Actor | None = None
+    ) -> int:
         """Store a change of a connection's tags in one transaction, and tell the listeners; how many there are then.
 
         Active or not, the connection stays what it is. Raises `UnknownConnection` where the tenant has none of that
         id, and `ConfigurationRefused` where a tag is another connection's, one to be removed is not there, two tags
         would be the same node, or none would be left.
         """
-        return await self._call(change_tags, tenant_id, connection_id, change)
+        entity = (str(tenant_id), "scada_connections", str(connection_id))
+        async with self._or_refused(actor, "change tags", entity):
+            return await self._call(change_tags, tenant_id, connection_id, change, actor)
 
-    async def deactivate_connection(self, connection_id: UUID) -> bool:
-        """Mark a connection as not to be run; False where none ever had that id."""
-        return await self._call(changes.deactivate_connection, connection_id)
+    async def deactivate_connection(
+        self, connection_id: UUID, tenants: Collection[UUID] | None = None, actor: Actor | None = None
+    ) -> bool:
+        """Mark a connection as not to be run; False where none, of these tenants if given, ever had that id."""
+        return await self._call(changes.deactivate_connection, connection_id, tenants, actor)
+
+    async def list_secrets(self) -> list[StoredSecret]:
+        """Every stored secret as it is, of rows that are not run as well."""
+        return await self._call(rotation.list_secrets)
+
+    async def replace_secret(self, secret: StoredSecret, new: str) -> bool:
+        """Store ``new`` in a secret's place; False where the row holds something else by now."""
+        return await self._call(rotation.replace_secret, secret, new)
+
+    async def record_denials(self, denials: Sequence[Denial]) -> None:
+        """Write denied calls to the audit log, all or none."""
+        await self._call(audit.record_denials, denials)
+
+    async def read_audit(self, query: AuditQuery) -> list[AuditEntry]:
+        """Entries of the audit log, the newest first."""
+        return await self._call(audit.read_audit, query)
+
+    @asynccontextmanager
+    async def _or_refused(
+        self, actor: Actor | None, action: str, entity: tuple[str | None, str, str]
+    ) -> AsyncIterator[None]:
+        """Write down that a change was refused; it is refused whether that can be written or not."""
+        try:
+            yield
+        except (ConfigurationRefused, UnknownTenant, UnknownConnection) as error:
+            try:
+                await self._call(audit.record_refused, actor, action, entity, str(error))
+            except DatabaseError as failed:
+                log.warning("a refused change is not in the audit log", action=action, error=str(failed))
+            raise
 
     async def database_url(self, name: str) -> SecretStr:
         """Where another database of the same server is, there or not."""

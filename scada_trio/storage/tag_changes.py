@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 from uuid import UUID
 
+from scada_trio.audit import Actor
 from scada_trio.desired import ConnectionSpec, TagChange
 from scada_trio.errors import ConfigurationRefused, UnknownConnection
 from scada_trio.storage import changes
@@ -30,12 +31,14 @@ _TAKEN: Final = """
     WHERE id::text = ANY (%s) AND tenant_id::text = %s AND connection_id::text <> %s AND deleted_at IS NULL LIMIT 1"""
 
 
-def change_tags(connection: Connection, tenant_id: UUID, connection_id: UUID, change: TagChange) -> int:
+def change_tags(
+    connection: Connection, tenant_id: UUID, connection_id: UUID, change: TagChange, actor: Actor | None = None
+) -> int:
     """See `scada_trio.storage.master.MasterDatabase.change_tags`."""
     values = {"tenant": str(tenant_id), "connection": str(connection_id)}
     ids = [str(tag.tag_id) for tag in change.tags]
-    with connection.transaction():
-        changes.lock(connection)
+    scope = changes.connection_and_tags(connection_id, [tag.tag_id for tag in change.tags])
+    with changes.changing(connection, actor, "change tags", scope):
         if connection.execute(f"SELECT FROM scada_connections WHERE {_ID_IS}", values).fetchone() is None:
             raise UnknownConnection(f"connection {connection_id} does not exist")
         if taken := connection.execute(_TAKEN, [ids, str(tenant_id), str(connection_id)]).fetchone():
@@ -54,5 +57,4 @@ def change_tags(connection: Connection, tenant_id: UUID, connection_id: UUID, ch
         count = 0 if row is None else int(row[0])
         if count == 0:
             raise ConfigurationRefused("no tag would be left; a connection reads at least one")
-        changes.notify(connection)
     return count

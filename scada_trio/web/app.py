@@ -18,21 +18,26 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from scada_trio.metrics import Metrics
+from scada_trio.web.access import WebAccess
 
 Readiness = Callable[[], Awaitable[tuple[bool, Mapping[str, str]]]]
 
 _READINESS_TIMEOUT_S: Final = 5.0
 
 
-def create_app(metrics: Metrics, readiness: Readiness) -> Starlette:
+def create_app(metrics: Metrics, readiness: Readiness, access: WebAccess | None = None) -> Starlette:
     """The ASGI application.
 
-    ``readiness`` answers whether the service is ready and, by part, what speaks against it; its texts are shown
-    to anyone, so they hold no secret. It is given 5 s.
+    ``readiness`` answers whether the service is ready and, by part, what speaks against it, with no secret in it; it is
+    given 5 s. ``access`` says who may see more than that we are alive and whether we are ready: whoever is on this
+    machine, if it is left out.
     """
+    access = access or WebAccess()
     scrapes = trio.CapacityLimiter(1)  # one at a time: a second would only make both slower
 
     async def show_metrics(request: Request) -> Response:
+        if (refusal := access.refusal(request)) is not None:
+            return refusal
         names = request.query_params.getlist("name[]")
         # rendering takes about 10 µs a series: in a worker thread, so that nothing else waits for it
         text = await trio.to_thread.run_sync(metrics.render, names, abandon_on_cancel=True, limiter=scrapes)
@@ -41,11 +46,13 @@ def create_app(metrics: Metrics, readiness: Readiness) -> Starlette:
     async def show_alive(_request: Request) -> Response:
         return PlainTextResponse("ok")
 
-    async def show_ready(_request: Request) -> Response:
+    async def show_ready(request: Request) -> Response:
         ready, reasons = False, {"service": "did not answer in time"}
         with trio.move_on_after(_READINESS_TIMEOUT_S):
             ready, found = await readiness()
             reasons = dict(found)
+        if access.refusal(request) is not None:
+            reasons = {}  # they name tenants
         return JSONResponse({"ready": ready, "reasons": reasons}, status_code=200 if ready else 503)
 
     return Starlette(

@@ -12,6 +12,7 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from scada_trio.listening import open_listening_sockets, shielded_until_cancelled
+from scada_trio.web.access import CIPHERS, WebAccess
 
 _ANSWERS_END_S: Final = 2.0  # for answers that are on their way when the server is told to stop
 
@@ -24,25 +25,31 @@ async def serve_http(
     *,
     host: str,
     port: int,
+    access: WebAccess | None = None,
     task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the ASGI application ``app``; ``started`` passes the host and the bound port.
 
     Returns only when cancelled: idle clients are closed at once, answers under way have 2 s to end; a client that
-    has stopped reading may take 2 s more. Raises
-    `ConfigError` naming METRICS_HOST or METRICS_PORT where it cannot listen.
+    has stopped reading may take 2 s more. Raises `ConfigError` naming METRICS_HOST or METRICS_PORT where it cannot
+    listen, METRICS_TLS_CERT or METRICS_TLS_KEY where TLS cannot be served.
     """
+    access = access or WebAccess()
+    await trio.to_thread.run_sync(access.check_tls)
     sockets = await open_listening_sockets(host, port, variable_prefix="METRICS", stalled_peer_ms=_STALLED_PEER_MS)
     bound: int = sockets[0].getsockname()[1]
-    config = _config(sockets)
+    config = _config(sockets, access)
     async with shielded_until_cancelled(_ANSWERS_END_S + 0.5) as cancelled, trio.open_nursery() as nursery:
         await nursery.start(partial(serve, app, config, shutdown_trigger=cancelled.wait, mode="asgi"), name="hypercorn")
         task_status.started((host, bound))
 
 
-def _config(sockets: list[socket.socket]) -> Config:
+def _config(sockets: list[socket.socket], access: WebAccess) -> Config:
     """Hypercorn's settings; it takes ``sockets`` over and closes them."""
     config = Config()
+    if access.tls is not None:
+        config.certfile, config.keyfile = map(str, access.tls)
+        config.ciphers = CIPHERS
     config.bind = [f"fd://{sock.detach()}" for sock in sockets]
     config.graceful_timeout = _ANSWERS_END_S
     config.include_server_header = False
