@@ -49,6 +49,7 @@ from scada_trio.tenant import Tenant
 from scada_trio.web.access import WebAccess
 from scada_trio.web.app import create_app
 from scada_trio.web.server import serve_http
+from scada_trio.web.status import StatusBoard
 
 log = structlog.get_logger()
 
@@ -84,6 +85,7 @@ class Service:
         self._master_state = MasterState(master)
         self._denials = DenialLog(master.record_denials)
         self._access = Access(settings.grpc_access, self._note_denied)
+        self._board = StatusBoard(self.snapshots)
         self._answers = Answers(
             self._tenants, master, secrets, reconcile=self._reconcile_now, snapshots=self.snapshots, health=self.health
         )
@@ -106,7 +108,7 @@ class Service:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(measure_loop_lag, self._metrics.observe_loop_lag, name="event loop lag")
             web = WebAccess(settings.web_access)
-            app = create_app(self._metrics, self.readiness, web)
+            app = create_app(self._metrics, self.readiness, self._board, web)
             serve = partial(serve_http, app, host=settings.metrics_host, port=settings.metrics_port, access=web)
             http = await nursery.start(serve, name="HTTP server")
             nursery.start_soon(self._pki.run, name="certificates")
@@ -125,6 +127,7 @@ class Service:
                 log.info("service stopping", grace_ms=settings.shutdown_grace_ms)
                 grace_s = settings.shutdown_grace_ms / 1000
                 self._stopping = True
+                self._board.close()
                 reconciliation.cancel()
                 self._release_waiters()
                 grpc_stop.set()

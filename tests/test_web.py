@@ -22,6 +22,7 @@ from scada_trio.metrics import Metrics
 from scada_trio.readings import TagTable
 from scada_trio.web.app import create_app
 from scada_trio.web.server import serve_http
+from scada_trio.web.status import StatusBoard
 from tests.fix_api import LogLines, eventually
 
 TENANT = UUID(int=1)
@@ -47,7 +48,7 @@ class Service:
         return self.answer
 
     def app(self) -> Starlette:
-        return create_app(self.metrics, self.readiness)
+        return create_app(self.metrics, self.readiness, StatusBoard(list))
 
     def fill(self) -> None:
         tags = TagTable()

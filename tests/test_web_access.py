@@ -20,6 +20,7 @@ from scada_trio.metrics import Metrics
 from scada_trio.web.access import WebAccess
 from scada_trio.web.app import create_app
 from scada_trio.web.server import serve_http
+from scada_trio.web.status import StatusBoard
 from tests.fix_tls import ApiPki, key_pem
 
 REASONS = {"tenant 7f3a": "waiting for its database"}
@@ -33,7 +34,8 @@ async def get(
     access: WebAccess, path: str = "/metrics", *, client: str = "127.0.0.1", headers: Mapping[str, str] | None = None
 ) -> httpx.Response:
     """What a client of that address gets."""
-    transport = httpx.ASGITransport(create_app(Metrics(), readiness, access), client=(client, 1))
+    app = create_app(Metrics(), readiness, StatusBoard(list), access)
+    transport = httpx.ASGITransport(app, client=(client, 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as asking:
         return await asking.get(path, headers=headers)
 
@@ -89,9 +91,20 @@ async def test_metrics_ask_for_name_and_password() -> None:
     assert (await get(access, "/readyz")).json()["reasons"] == {}
 
 
+@pytest.mark.parametrize("path", ["/", "/status.js", "/status", "/status/events"])
+async def test_the_status_page_goes_where_metrics_go(path: str) -> None:
+    """It names tenants and devices."""
+    access = WebAccess(WebAccessSettings(user="a", password=SecretStr("b")))
+    assert (await get(access, path, client="10.0.0.1")).status_code == 403
+    assert (await get(access, path)).status_code == 401
+    if path != "/status/events":  # which does not end
+        headers = {"Authorization": httpx.BasicAuth("a", "b")._auth_header}
+        assert (await get(access, path, headers=headers)).status_code == 200
+
+
 async def test_metrics_over_tls(api_pki: ApiPki, nursery: trio.Nursery, tmp_path: Path) -> None:
     access = WebAccess(WebAccessSettings(tls_cert=api_pki.cert, tls_key=api_pki.key))
-    app = create_app(Metrics(), readiness, access)
+    app = create_app(Metrics(), readiness, StatusBoard(list), access)
     host, port = await nursery.start(partial(serve_http, app, host="127.0.0.1", port=0, access=access))
     authority = tmp_path / "authority.pem"
     authority.write_bytes(api_pki.server_ca.certificate.public_bytes(Encoding.PEM))

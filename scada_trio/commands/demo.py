@@ -154,7 +154,7 @@ def describe(settings: Settings, tenant: DemoTenant, well: SimulatedWell, addres
     data_dir = "" if settings.database_url else f"DATA_DIR={settings.data_dir} "
     return (
         "gRPC     {}:{}  (scada.ScadaService, reflection on)".format(*addresses.grpc),
-        "metrics  http://{}:{}/metrics".format(*addresses.http),
+        "status   http://{}:{}/  (metrics at /metrics)".format(*addresses.http),
         "query it from another terminal:",
         f"  {data_dir}{sys.argv[0]} query --tenant '{tenant.name}' --well {well.well_id} --since 5m",
     )

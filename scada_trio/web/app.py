@@ -1,7 +1,8 @@
-"""What is served over HTTP: metrics for Prometheus, and two answers for whoever supervises the process.
+"""What is served over HTTP: metrics for Prometheus, two answers for whoever supervises the process, a page for people.
 
 ``/metrics`` all series, or those whose ``name[]`` is given, ``/healthz`` whether the process answers, ``/readyz``
-whether traffic should come here.
+whether traffic should come here, ``/`` the status page with ``/status.js``, ``/status`` what it shows as JSON and
+``/status/events`` the same once a second.
 Knows neither tenants nor sockets: the service gives it what it shows.
 """
 
@@ -19,18 +20,22 @@ from starlette.routing import Route
 
 from scada_trio.metrics import Metrics
 from scada_trio.web.access import WebAccess
+from scada_trio.web.page import page_routes
+from scada_trio.web.status import StatusBoard
 
 Readiness = Callable[[], Awaitable[tuple[bool, Mapping[str, str]]]]
 
 _READINESS_TIMEOUT_S: Final = 5.0
 
 
-def create_app(metrics: Metrics, readiness: Readiness, access: WebAccess | None = None) -> Starlette:
+def create_app(
+    metrics: Metrics, readiness: Readiness, board: StatusBoard, access: WebAccess | None = None
+) -> Starlette:
     """The ASGI application.
 
     ``readiness`` answers whether the service is ready and, by part, what speaks against it, with no secret in it; it is
     given 5 s. ``access`` says who may see more than that we are alive and whether we are ready: whoever is on this
-    machine, if it is left out.
+    machine, if it is left out. ``board`` has what the status page shows.
     """
     access = access or WebAccess()
     scrapes = trio.CapacityLimiter(1)  # one at a time: a second would only make both slower
@@ -60,5 +65,6 @@ def create_app(metrics: Metrics, readiness: Readiness, access: WebAccess | None 
             Route("/metrics", show_metrics),
             Route("/healthz", show_alive),
             Route("/readyz", show_ready),
+            *page_routes(board, access),
         ]
     )
