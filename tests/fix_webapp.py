@@ -71,12 +71,12 @@ class Nest:
         assert response.status_code == status, response.text
         return response.json() if response.content else None
 
-    async def until(self, path: str, holds: Any, **params: Any) -> Any:
-        """The first answer of which ``holds``."""
+    async def until(self, path: str, holds: Any, *, status: int = 200, **params: Any) -> Any:
+        """The first answer with that status of which ``holds``."""
         with trio.fail_after(WITHIN_S):
             while True:
                 response = await self.client.get(path, params=params)
-                if response.status_code == 200 and holds(body := response.json()):
+                if response.status_code == status and holds(body := response.json()):
                     return body
                 await trio.sleep(0.05)
 
