@@ -141,6 +141,7 @@ _REFUSALS: Final = (
     ("permission denied for database", "42501"),
     ("certificate verify failed", "28000"),
     ("root certificate file", "28000"),
+    ("does not match host name", "28000"),
     ("server does not support SSL", "28000"),
     ("too many connections for", "53300"),
     ("too many clients already", "53300"),
