@@ -6,7 +6,9 @@ import shutil
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -147,3 +149,25 @@ async def test_connections_that_a_damaged_file_forgot_are_not_new_ones(place: Pl
         journal.expect([Place.tenant_id])
         assert journal.remembered_subscription(WELL) == remembered
         assert journal.remembered_subscription(Place.tenant_id) is None
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_loss_that_is_noted_while_that_of_a_damaged_wal_is_reported_is_kept(place: Place, again: bool) -> None:
+    """Losses are reported up to a number: one that comes later has a higher one, also beside those of more damage."""
+    first = await killed_with_a_wal(place, 20)
+    wal = Path(f"{place.path}-wal")
+    overwrite(wal, wal.read_bytes().index(block(100, first + 10_000_000).value.tobytes()[:100]))
+    overflow = Loss(LossReason.QUEUE_OVERFLOW, uuid4(), first, first + 1)
+    async with place.restarted().open() as journal:
+        numbers = [number for number, _ in journal.unreported_losses()]
+        if again:
+            await journal._store.exchange("damaged once more")
+            journal._store.record_loss(replace(overflow, detail="before"))
+            numbers = [number for number, _ in journal.unreported_losses()]
+        assert numbers == sorted(set(numbers))
+        journal.record_loss(overflow)
+        await journal.losses_reported(numbers[-1])
+        assert [loss for _, loss in journal.unreported_losses()] == [overflow]
+        await journal._store.tidy()
+    async with place.restarted().open() as journal:
+        assert [loss for _, loss in journal.unreported_losses()] == [overflow]

@@ -76,6 +76,7 @@ class Opened:
     """``damage`` is why the file was set aside, with what that cost; None where it was sound.
 
     ``losses`` are in the file already, under the numbers in ``recorded``: a process that is killed now leaves them.
+    Numbers rise with time, since those up to one are reported together: the next is `next_loss`.
     """
 
     file: JournalFile
@@ -86,6 +87,11 @@ class Opened:
     losses: list[Loss] = field(default_factory=list)
     recorded: list[int] = field(default_factory=list)
     forgotten_us: int | None = None
+
+    @property
+    def next_loss(self) -> int:
+        """Above the number of every loss that is in the file."""
+        return max([self.contents.epoch << EPOCH_BITS, *self.recorded]) + 1
 
 
 def open_file(path: Path, sync: Sync, known: Known) -> Opened:
@@ -157,13 +163,13 @@ def _open_sound(path: Path, sync: Sync, known: Known, cut: list[Loss] | None = N
     if kept is not None:
         opened.damage, opened.aside = "the WAL is damaged", kept.aside
         opened.forgotten_us = kept.losses[0].from_us
-        opened.losses, opened.recorded = kept.losses, _record(file, opened.contents.epoch, kept.losses)
+        opened.losses, opened.recorded = kept.losses, _record(file, opened.next_loss, kept.losses)
     return opened
 
 
-def _record(file: JournalFile, epoch: int, losses: Sequence[Loss]) -> list[int]:
-    """Put ``losses`` into the file; their numbers are behind those that a process uses in that epoch."""
-    numbered = list(enumerate(losses, (epoch << EPOCH_BITS) + _NUMBERS_OF_A_PROCESS))
+def _record(file: JournalFile, first: int, losses: Sequence[Loss]) -> list[int]:
+    """Put ``losses`` into the file, numbered from ``first`` on."""
+    numbered = list(enumerate(losses, first))
     file.commit(Work(losses=numbered))
     return [number for number, _ in numbered]
 
@@ -215,7 +221,8 @@ def _copy(reader: JournalReader, new: Path, known: Known, salvaged: Salvaged, cu
         file.commit(_small_tables(reader))
         if cut or not reader.is_whole("subscriptions"):
             salvaged.forgotten_us = min([loss.from_us for loss in cut] or [last_written_us(reader.path) - _SINCE_US])
-        salvaged.recorded = _record(file, epoch, salvaged.losses)
+        # behind those of the process that used the file, and in front of the epoch to come
+        salvaged.recorded = _record(file, (epoch << EPOCH_BITS) + _NUMBERS_OF_A_PROCESS, salvaged.losses)
     finally:
         file.close()
 

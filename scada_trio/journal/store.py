@@ -23,7 +23,7 @@ from scada_trio.accounts import Ledger
 from scada_trio.backoff import full_jitter
 from scada_trio.config import JournalSettings
 from scada_trio.errors import JournalCorrupt, JournalFull, JournalUnavailable
-from scada_trio.journal.file import EPOCH_BITS, JournalFile, Space, Work
+from scada_trio.journal.file import JournalFile, Space, Work
 from scada_trio.journal.rows import Record
 from scada_trio.journal.salvage import Known, Opened, exchange_file, start_over
 from scada_trio.losses import Loss, RecordLoss, RememberedSubscription
@@ -101,7 +101,7 @@ class JournalStore:
         self._empty = empty
         self._full = False
         self._exchanged = exchanged
-        self._next_loss = (opened.contents.epoch << EPOCH_BITS) + 1
+        self._next_loss = opened.next_loss
         self._forget_through = 0
         self._reported_through = 0
         self._new_losses: list[tuple[int, Loss]] = []
@@ -248,7 +248,7 @@ class JournalStore:
         saved = {number for number, _ in opened.contents.losses}
         self._new_losses = [numbered for numbered in self.losses if numbered[0] not in saved]
         self._changed |= self.subscriptions.keys()
-        self._next_loss = max(self._next_loss, (opened.contents.epoch << EPOCH_BITS) + 1)
+        self._next_loss = max(self._next_loss, opened.next_loss)
         self._exchanged(opened)
         self.saw(opened.space)
         self._report_damage(opened)
