@@ -215,6 +215,8 @@ class Settings(BaseSettings):
     monthly_retention_days: RollupDays = 0
     quarantine_max_rows: Annotated[int, Field(ge=0, le=1_000_000_000)] = 100_000
     reading_max_age_days: Days = 0
+    heartbeat_interval_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 0
+    heartbeat_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 7
     reading_max_ahead_hours: Annotated[int, Field(ge=1, le=8760)] = 168
 
     db_max_connections: Annotated[int, Field(ge=1, le=1000)] = 20

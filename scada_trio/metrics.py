@@ -151,6 +151,12 @@ class Metrics:
             [*tenant, "outcome"],
             registry=registry,
         )
+        self.heartbeats = Counter(
+            "scada_heartbeats",
+            "Heartbeats of a tenant's series by outcome (stored, failed)",
+            [*tenant, "outcome"],
+            registry=registry,
+        )
         self.partitions = Counter(
             "scada_storage_partitions",
             "Daily partitions that the maintenance made or dropped",
@@ -283,6 +289,10 @@ class TenantMetrics:
     def restarted(self) -> None:
         """Count a restart of the tenant."""
         self.tenant_restarts.inc()
+
+    def heartbeat(self, outcome: str) -> None:
+        """Count a heartbeat that was stored, or failed."""
+        self._metrics.heartbeats.labels(self._label, outcome).inc()
 
     def maintained(self, outcome: str, *, made: int = 0, dropped: int = 0) -> None:
         """Count a run of the storage maintenance and the partitions it made and dropped."""

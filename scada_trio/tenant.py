@@ -31,6 +31,7 @@ from scada_trio.config import Settings
 from scada_trio.connection import Connection
 from scada_trio.desired import TenantSpec
 from scada_trio.errors import DatabaseError, JournalUnavailable
+from scada_trio.heartbeat import run_heartbeats
 from scada_trio.journal.queue import Journal, open_journal
 from scada_trio.live import LiveHub, Watcher
 from scada_trio.losses import Loss
@@ -38,6 +39,7 @@ from scada_trio.metrics import Metrics
 from scada_trio.opcua.pki import Pki
 from scada_trio.readings import Batch, Delivery, TagTable
 from scada_trio.status import ConnectionReport, ConnectionState, ConnectionStatus, TenantSnapshot
+from scada_trio.storage.heartbeats import Pulse
 from scada_trio.storage.maintenance import maintain
 from scada_trio.storage.query import open_reader
 from scada_trio.storage.tenant_db import TenantWriter, open_tenant_writer
@@ -328,6 +330,21 @@ class Tenant:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(journal.run, name="journal upkeep")
             nursery.start_soon(self._run_maintenance, name="storage maintenance")
+            if self._settings.heartbeat_interval_ms:
+                beats = partial(run_heartbeats, settings=self._settings, metrics=self._metrics)
+                nursery.start_soon(beats, lambda: self.spec, self._pulses, name="heartbeats")
+
+    def _pulses(self) -> Sequence[Pulse]:
+        """How each connection is, for a heartbeat."""
+        return [
+            Pulse(
+                connection_id,
+                connection.status.state is ConnectionState.CONNECTED,
+                connection.status.heard.at,
+                [(tag.well_id, tag.node_id) for tag in connection.spec.tags if tag.problem is None],
+            )
+            for connection_id, connection in self._connections.items()
+        ]
 
     async def _run_maintenance(self) -> None:
         """Keep the database in shape every hour; where that fails, sooner. One that is away is the writer's to say."""

@@ -89,20 +89,20 @@ def test_two_at_once(postgres: PostgresServer) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(len(report.applied) for report in reports) == [0, 0, 6]
+    assert sorted(len(report.applied) for report in reports) == [0, 0, 7]
 
 
 def test_an_interrupted_migration_is_taken_up(postgres: PostgresServer) -> None:
     """Killed after its work and before its record, a migration runs again and does no harm."""
     url = postgres.create_tenant()
     fetch(url, "DELETE FROM scada_migrations")
-    assert len(migrate_tenant(url).applied) == 6
+    assert len(migrate_tenant(url).applied) == 7
     url = postgres.create_master()
     fetch(url, "DELETE FROM scada_migrations")
     assert migrate_master(url) == MASTER
 
 
-@pytest.mark.parametrize("relation", ["TABLE scada_readings", "TABLE scada_loss", "VIEW scada_readings_daily"])
+@pytest.mark.parametrize("relation", ["TABLE scada_readings", "TABLE scada_heartbeats", "VIEW scada_readings_daily"])
 def test_what_was_dropped_is_made_again(postgres: PostgresServer, relation: str) -> None:
     """The record that it was made once does not keep it from being made, and the rest stays as it is."""
     url = postgres.create_tenant()

@@ -50,19 +50,30 @@ def read_latest(
     The tags are those in ``wanted``, else those configured and those that had a reading since yesterday, else,
     where there are none, whatever the well ever had.
     """
-    recent_us = time.time_ns() // 1000
-    recent_us -= recent_us % DAY_US + DAY_US
+    recent_us = _recent_us()
     series: list[tuple[UUID, str]] = []
     for well_id, names in configured.items():
         known = set(names) | set(read_names(connection, well_id, recent_us, LAST_US)) if wanted is None else set(wanted)
         known = known or set(read_names(connection, well_id, FIRST_US, LAST_US))
         series += ((well_id, name) for name in sorted(known))
-    found = _newest(connection, series, recent_us, LAST_US)
-    silent = [key for key in series if key not in found]
-    found |= _newest(connection, silent, 0, recent_us)
+    found = newest(connection, series)
     return [
         _rows(well_id, [key for key in series if key[0] == well_id and key in found], found) for well_id in configured
     ]
+
+
+def newest(connection: Connection, series: Sequence[tuple[UUID, str]]) -> dict[tuple[UUID, str], Found]:
+    """The newest reading of each of these series, by well and node id, that has one."""
+    recent_us = _recent_us()
+    found = _newest(connection, series, recent_us, LAST_US)
+    silent = [key for key in series if key not in found]
+    return found | _newest(connection, silent, 0, recent_us)
+
+
+def _recent_us() -> int:
+    """The start of yesterday, UTC."""
+    now_us = time.time_ns() // 1000
+    return now_us - now_us % DAY_US - DAY_US
 
 
 def _newest(

@@ -31,7 +31,7 @@ _LOCK: Final = 0x5CADA  # advisory lock of whoever migrates this database; freed
 _TABLES: Final = "SELECT table_name::text FROM information_schema.tables WHERE table_schema = current_schema"
 _TENANT_RELATIONS: Final = (
     *("scada_readings", *(f"scada_readings_{name}" for name in ROLLUPS)),
-    *("scada_ingest_cursor", "scada_quarantine", "scada_loss", "scada_maintenance"),
+    *("scada_ingest_cursor", "scada_quarantine", "scada_loss", "scada_maintenance", "scada_heartbeats"),
 )
 _CONNECT_TIMEOUT_S: Final = 10.0
 _STATEMENT_TIMEOUT_S: Final = 3600.0
