@@ -240,13 +240,17 @@ async def test_a_database_that_restarts_loses_and_repeats_nothing(own_postgres: 
         connection = await running.add_connection(tenant, device.url, [tag("ns=1;s=N")])
         await running.connected(tenant, connection, 1)
         async with trio.open_nursery() as nursery:
+            down = trio.Event()
 
             async def write() -> None:
-                await write_series(device, "N", 1, total, base_us=BASE_US)
+                await write_series(device, "N", 1, total // 2, base_us=BASE_US)
+                await down.wait()  # a fast device would be through before the database is gone
+                await write_series(device, "N", total // 2 + 1, total - total // 2, base_us=BASE_US)
 
             nursery.start_soon(write)
             await running.until_stored(tenant, "ns=1;s=N", 50.0)
             await trio.to_thread.run_sync(own_postgres.stop if how == "stop" else own_postgres.kill)
+            down.set()
             await running.until(lambda: running.snapshot(tenant).buffered > 20)
             await trio.to_thread.run_sync(own_postgres.start)
         await running.until_stored(tenant, "ns=1;s=N", float(total))
