@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -20,9 +21,10 @@ from pydantic import SecretStr
 from scada_trio.config import Settings
 from scada_trio.errors import ConfigError
 from scada_trio.secrets import SecretBox, SecretError
-from scada_trio.storage.embedded import EmbeddedServer, open_embedded
 from scada_trio.storage.master import open_master
-from scada_trio.storage.migrate import migrate_master
+
+if TYPE_CHECKING:
+    from scada_trio.storage.embedded import EmbeddedServer
 
 log = structlog.get_logger()
 
@@ -47,6 +49,9 @@ async def open_instance(settings: Settings) -> AsyncIterator[Instance]:
     if settings.database_url is not None:
         yield Instance(settings.database_url, box_of(settings, settings.encryption_key), embedded=False)
         return
+    from scada_trio.storage.embedded import open_embedded
+    from scada_trio.storage.migrate import migrate_master  # beside: 2 MB that a service with a database does without
+
     key = settings.encryption_key or await trio.to_thread.run_sync(_load_or_make_key, settings.data_dir)
     async with open_embedded(settings.data_dir / "postgres") as server:
         log.info("DATABASE_URL is not set: using the embedded PostgreSQL", data_dir=str(settings.data_dir.resolve()))

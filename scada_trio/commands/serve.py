@@ -20,7 +20,6 @@ from scada_trio.metrics import Metrics
 from scada_trio.registry import Registry
 from scada_trio.service import Addresses, Service
 from scada_trio.storage.master import MasterDatabase, open_master
-from scada_trio.storage.migrate import migrate_tenant
 
 log = structlog.get_logger()
 
@@ -69,6 +68,8 @@ async def run_until_signal(
 
 async def migrate_tenants(master: MasterDatabase, instance: Instance, periods: StorageSettings) -> None:
     """Migrate every tenant's database; one that cannot be is logged and left to its own retries."""
+    from scada_trio.storage.migrate import migrate_tenant
+
     for spec in (await Registry(master, instance.secrets).load()).values():
         if spec.problem:
             continue

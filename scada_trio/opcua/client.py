@@ -356,6 +356,7 @@ class LinkClient(Client):  # type: ignore[misc]
         self.security_policy = policy
         self.session_timeout = session_timeout_s * 1000
         self.uaclient = _LinkServices(link)
+        del self.nodes  # three dozen Node objects, 6 KB a link, for nobody
 
     @property
     def channel_lifetime_s(self) -> float:

