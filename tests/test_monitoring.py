@@ -104,8 +104,8 @@ def _ask(directory: Path, target: str) -> None:
             result = prometheus.query(filled(expression))
             assert result or names(expression) & QUIET, f"{title}: {expression} has no series"
         for variable in DASHBOARD["templating"]["list"]:
-            if variable["name"] in ("job", "tenant"):
-                metric = re.match(r"label_values\((\w+),", variable["query"]["query"])
+            if variable["type"] == "query":
+                metric = re.match(r"label_values\((\w+)\b", variable["query"]["query"])
                 assert metric is not None
                 assert prometheus.query(metric[1])
         rules = prometheus.rules()
