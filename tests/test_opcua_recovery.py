@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -248,6 +249,31 @@ async def test_subscription_is_transferred() -> None:
         assert device.calls.count("CreateSubscription") == 1
         assert rig.errors("session_lost") == 1
         assert memory.losses == []
+
+
+def _transferred(device: ScriptedDevice, times: int) -> bool:
+    return device.calls.count("TransferSubscriptions") == times
+
+
+async def test_what_is_lost_is_not_acknowledged() -> None:
+    """A server that still has what it did not send again in time is not told that it was taken, by no later session."""
+    async with open_recovering(A) as (device, rig, memory):
+        await device.notify({1: 1.0})
+        await rig.take()
+        device.answers["Republish"] = CODES.BadTooManyOperations
+        await device.notify({1: 2.0}, missed=True)
+        await device.notify({1: 3.0})
+        assert await values(rig, 1) == [3.0]
+        assert [loss.reason for loss in memory.losses] == [LossReason.SEQUENCE_GAP]
+        for session in range(1, 3):
+            device.sessions.clear()
+            await device.hang_up()
+            await device.until(partial(_transferred, device, session))
+            await device.notify({1: 3.0 + session})
+            assert await values(rig, 1) == [3.0 + session]
+        await device.until(lambda: 5 in device.acknowledged)
+        assert 2 in device.sent
+        assert sorted(device.acknowledged) == [1, 3, 4, 5]
 
 
 def _refuse(code: int) -> Any:

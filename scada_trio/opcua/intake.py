@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from scada_trio.errors import DeviceProtocolError
 from scada_trio.losses import LossReason
@@ -27,6 +27,8 @@ from scada_trio.opcua.outbox import Outbox
 from scada_trio.opcua.repeats import LastReadings
 from scada_trio.opcua.sequence import advance, after, ahead, before
 from scada_trio.readings import Delivery, ReadingBlock
+
+_NUMBERS_KEPT: Final = 1_000  # accepted last: more than any server known keeps of what is not acknowledged
 
 
 class IntakeObserver(Protocol):
@@ -72,6 +74,7 @@ class Intake:
         self.pending: deque[PublishResult] = deque()
         self.unaccepted: dict[int, None] = {}
         self.acknowledge: list[int] = []
+        self._accepted_numbers: deque[int] = deque(maxlen=_NUMBERS_KEPT)
         self.wake: Callable[[], None] = _nothing
         self.followed = followed
         self._remember = remember
@@ -130,6 +133,14 @@ class Intake:
                 self.lose(max(missing, 0), "the subscription ended before they could be asked for again")
             self.take(result)
 
+    def acknowledge_again(self, available: Iterable[int]) -> None:
+        """Let the server forget what it still has, the acknowledgement lost with a session, if it is accepted here.
+
+        Not what is only old: a notification that came too late and is in the ledger was never accepted.
+        """
+        accepted = set(self._accepted_numbers).difference(self.acknowledge)
+        self.acknowledge += [number for number in available if number in accepted]
+
     def begin(self, heard_us: int) -> None:
         """Everything up to ``heard_us`` is accepted, or not asked for."""
         self.heard_us = self._accepted_us = heard_us
@@ -167,7 +178,7 @@ class Intake:
 
     def _hand_on(self, number: int, block: ReadingBlock | None) -> None:
         if block is None:
-            self.acknowledge.append(number)
+            self._may_acknowledge(number)
             self._remember(Mark(self.followed, self.accepted_until, self.accepted_us))
             return
         self.unaccepted[number] = None
@@ -178,10 +189,14 @@ class Intake:
     def _accepted(self, number: int, heard_us: int) -> None:
         self.unaccepted.pop(number, None)
         self._accepted_us = heard_us
-        self.acknowledge.append(number)
+        self._may_acknowledge(number)
         if self.accepted_until != number:  # what came behind it had no readings
             self._remember(Mark(self.followed, self.accepted_until, self.accepted_us))
         self.wake()
+
+    def _may_acknowledge(self, number: int) -> None:
+        self.acknowledge.append(number)
+        self._accepted_numbers.append(number)
 
 
 def _now_us() -> int:

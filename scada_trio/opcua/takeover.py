@@ -11,7 +11,7 @@ logging in, and creates anew where it says no.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from opcua import ua
 
@@ -20,7 +20,6 @@ from scada_trio.opcua.faults import status_name
 from scada_trio.opcua.intake import Intake
 from scada_trio.opcua.kept import KeptSubscription
 from scada_trio.opcua.parameters import publishing_ms
-from scada_trio.opcua.sequence import ahead
 from scada_trio.opcua.services import create_subscription, read_server, transfer_subscription
 from scada_trio.opcua.session import Session
 
@@ -71,13 +70,5 @@ async def transfer(session: Session, kept: KeptSubscription) -> str | None:
     if not answer.StatusCode.is_good():
         return status_name(answer.StatusCode.value)
     kept.items_a_call = limit
-    _acknowledge_known(kept.intake, answer.AvailableSequenceNumbers or ())
+    kept.intake.acknowledge_again(answer.AvailableSequenceNumbers or ())
     return None
-
-
-def _acknowledge_known(intake: Intake, available: Any) -> None:
-    """Let the server forget what it keeps although all of it is accepted here."""
-    known = intake.accepted_until
-    if known:
-        waiting = set(intake.acknowledge)
-        intake.acknowledge += [n for n in available if ahead(n, known) >= 0 and n not in waiting]
