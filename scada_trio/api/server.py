@@ -29,6 +29,7 @@ from grpclib.exceptions import GRPCError
 from grpclib.protocol import H2Protocol
 from grpclib.reflection.service import ServerReflection
 from grpclib.server import Server
+from h2.events import AlternativeServiceAvailable, UnknownFrameReceived
 from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes
 
@@ -132,6 +133,8 @@ class _Connection(H2Protocol):  # type: ignore[misc]
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`; a client that comes while the listener closes, or is one too many, is turned away."""
         super().connection_made(transport)
+        for kind in (UnknownFrameReceived, AlternativeServiceAvailable):  # RFC 9113, 5.5; grpclib would raise
+            self.processor.processors[kind] = _ignore
         self._transport = transport
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if peer else ""
@@ -153,6 +156,14 @@ class _Connection(H2Protocol):  # type: ignore[misc]
     def _turn_away(self, reason: str) -> None:
         self._server.access.denied(self.names, self.address, "connect", reason)
         self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`. The hook that the loop calls: what is raised here would end it, for every client."""
+        try:
+            super().data_received(data)
+        except Exception as error:  # noqa: BLE001 - grpclib expects less of a client than a client can send
+            log.warning("a client's bytes could not be followed", address=self.address, error=type(error).__name__)
+            self._transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See `asyncio.Protocol`."""
@@ -199,6 +210,10 @@ class _Connection(H2Protocol):  # type: ignore[misc]
         except TimeoutError:
             self._transport.abort()
             await self._lost.wait()
+
+
+def _ignore(_event: object) -> None:
+    pass
 
 
 class GrpcServer(Server):  # type: ignore[misc]
