@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any, Self
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 import trio
 from pydantic import SecretStr
@@ -16,6 +18,8 @@ from scada_trio.readings import Tag
 from scada_trio.registry import build_specs
 from scada_trio.sampling import Sampling
 from scada_trio.secrets import SecretBox
+from scada_trio.storage import changes
+from scada_trio.storage.connect import connect
 from scada_trio.storage.master import MasterDatabase, open_master
 from scada_trio.storage.migrate import migrate_master
 from tests.fix_postgres import PostgresServer, fetch
@@ -236,6 +240,48 @@ async def test_storing_again_replaces(master: MasterDatabase, master_url: Secret
     assert fetch(master_url, "SELECT count(*) FROM tag_mappings") == [(3,)]
     await master.store_connection(_spec(second), None)
     assert [row.tag_id for row in (await master.load()).tags] == [second.tag_id]
+    master.close()
+
+
+async def test_many_tags_are_a_few_statements(master: MasterDatabase, master_url: SecretStr) -> None:
+    """New or known, ten tags or a thousand: the database is asked as often."""
+    await master.ping()
+    master.close()
+    counts = []
+    with connect(master_url, application_name="test", connect_timeout_s=5, statement_timeout_s=30) as connection:
+        connection.cursor_factory = _CountingCursor
+        for tags in (10, 1000):
+            spec = _spec(*(_tag(f"ns=2;i={number}") for number in range(tags)), connection_id=uuid4())
+            for _ in ("new", "again"):
+                before = _CountingCursor.statements
+                changes.store_connection(connection, spec, None)
+                counts.append(_CountingCursor.statements - before)
+    few, few_again, many, many_again = counts
+    assert (few, few_again) == (many, many_again)
+    assert max(counts) < 30
+
+
+class _CountingCursor(psycopg.Cursor[tuple[object, ...]]):
+    """Counts how often the database is asked; many rows in a pipeline are once."""
+
+    statements = 0
+
+    def execute(self, *args: Any, **kwargs: Any) -> Self:
+        type(self).statements += 1
+        return super().execute(*args, **kwargs)
+
+    def executemany(self, *args: Any, **kwargs: Any) -> None:
+        type(self).statements += 1
+        super().executemany(*args, **kwargs)
+
+
+async def test_a_tag_that_comes_twice(master: MasterDatabase) -> None:
+    """The second one changes the first; of a thousand and more none is missing."""
+    tags = [_tag(f"ns=2;i={number}") for number in range(1500)]
+    await master.store_connection(_spec(*tags, replace(tags[0], node_id="ns=2;s=second", unit="kPa")), None)
+    rows = {row.tag_id: row for row in (await master.load()).tags}
+    assert len(rows) == 1500
+    assert (rows[tags[0].tag_id].node_id, rows[tags[0].tag_id].unit) == ("ns=2;s=second", "kPa")
     master.close()
 
 

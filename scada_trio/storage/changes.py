@@ -7,7 +7,8 @@ written, see `configuration`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 from uuid import UUID
@@ -23,6 +24,9 @@ from scada_trio.storage.audit import Scope, audited
 from scada_trio.storage.configuration import CHANNEL, PLAINTEXT, STOPPED, columns_of
 from scada_trio.storage.connect import Connection
 
+Row = Mapping[str, object]
+
+_ROWS_A_STATEMENT: Final = 1000  # a statement takes 65,535 parameters
 _LOCK: Final = 0x5CADB  # advisory lock of whoever changes the configuration
 
 
@@ -35,7 +39,7 @@ def add_tenant(
         if taken is not None:
             raise ConfigurationRefused(f"a tenant named {name!r} exists already")
         row = {"id": str(tenant_id), "name": name, "database_url": database_url, "status": "ACTIVE"}
-        _insert(connection, "tenants", row)
+        _insert(connection, "tenants", [row])
 
 
 def set_database_url(connection: Connection, tenant_id: UUID, database_url: str, actor: Actor | None = None) -> None:
@@ -52,12 +56,11 @@ def store_connection(
     with changing(connection, actor, "store connection", scope):
         _require_tenant(connection, spec.tenant_id)
         _store_connection_row(connection, spec, password)
-        for tag in spec.tags:
-            store_tag(connection, spec, tag)
+        store_tags(connection, spec, spec.tags)
         connection.execute(
             """
             UPDATE tag_mappings SET deleted_at = now()
-            WHERE connection_id::text = %s AND deleted_at IS NULL AND id::text <> ALL (%s)""",
+            WHERE connection_id = %s AND deleted_at IS NULL AND id::text <> ALL (%s)""",
             [str(spec.connection_id), [str(tag.tag_id) for tag in spec.tags]],
         )
 
@@ -121,25 +124,89 @@ def _store_connection_row(connection: Connection, spec: ConnectionSpec, password
     values |= _told(
         name=spec.name or None, publishing_interval_ms=spec.publishing_interval_ms, **_sampling(spec.sampling)
     )
-    owner = _owner(connection, "scada_connections", spec.connection_id)
+    owner = _owner_of_connection(connection, spec.connection_id)
     if owner is None:
         fixed = {"id": str(spec.connection_id), "tenant_id": str(spec.tenant_id), "name": spec.endpoint_url}
-        _insert(connection, "scada_connections", {**fixed, **values})
+        _insert(connection, "scada_connections", [{**fixed, **values}])
     elif owner != str(spec.tenant_id):
         raise IdTaken(f"connection {spec.connection_id} belongs to another tenant")
     else:
-        _update(connection, "scada_connections", spec.connection_id, values)
+        _update(connection, "scada_connections", [{"id": str(spec.connection_id), **values}])
 
 
-def store_tag(connection: Connection, spec: ConnectionSpec, tag: Tag) -> None:
-    """What the request does not say of a tag that is there already (name, unit, scaling, parameters) stays as it is."""
-    values: dict[str, object] = {
+def store_tags(connection: Connection, spec: ConnectionSpec, tags: Iterable[Tag]) -> None:
+    """Insert or update, in a few statements however many tags there are.
+
+    What the request does not say of a tag that is there already (name, unit, scaling, parameters) stays as it is.
+    """
+    wanted = list(tags)
+    owners = _owners_of_tags(connection, wanted)
+    columns = columns_of(connection, "tag_mappings")
+    inserts: defaultdict[tuple[str, ...], list[Row]] = defaultdict(list)
+    updates: defaultdict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for tag in wanted:
+        owner = owners.setdefault(str(tag.tag_id))
+        if owner is None:
+            row = _new_tag(spec, tag)
+            inserts[tuple(row)].append(row)
+            owners[str(tag.tag_id)] = str(spec.tenant_id)
+        elif owner != str(spec.tenant_id):
+            raise IdTaken(f"tag {tag.tag_id} belongs to another tenant")
+        else:
+            row = _changed_tag(spec, tag, columns)
+            updates[tuple(row)].append(row)
+    for rows in inserts.values():
+        for start in range(0, len(rows), _ROWS_A_STATEMENT):
+            _insert(connection, "tag_mappings", rows[start : start + _ROWS_A_STATEMENT])
+    for rows in updates.values():
+        _update(connection, "tag_mappings", rows)
+
+
+def _owners_of_tags(connection: Connection, tags: Iterable[Tag]) -> dict[str, str | None]:
+    """The tenant of each tag that is there, by id. Compared in the column's own type, by its index."""
+    row = connection.execute(
+        """
+        SELECT format_type(atttypid, NULL) FROM pg_attribute
+        WHERE attrelid = to_regclass('tag_mappings') AND attname = 'id'"""
+    ).fetchone()
+    query = sql.SQL("SELECT id::text, tenant_id::text FROM tag_mappings WHERE id = ANY (%s::text[]::{}[])")
+    with _refused("tag_mappings"):
+        found = connection.execute(
+            query.format(sql.SQL("text" if row is None else row[0])), [[str(tag.tag_id) for tag in tags]]
+        )
+    return dict(found.fetchall())
+
+
+def _new_tag(spec: ConnectionSpec, tag: Tag) -> Row:
+    defaults = {
+        "id": str(tag.tag_id),
+        "tenant_id": str(spec.tenant_id),
+        "tag_name": tag.node_id,
+        "scaling_factor": tag.factor,
+    }
+    return {**_link_of(spec, tag), **defaults, **_told_of(tag)}
+
+
+def _changed_tag(spec: ConnectionSpec, tag: Tag, columns: Container[str]) -> Row:
+    row = _link_of(spec, tag)
+    if tag.deadband and "deadband_percent" in columns:
+        row["deadband_percent"] = None
+    if tag.deadband_percent:
+        row["deadband"] = None
+    return {"id": str(tag.tag_id), **row, **_told_of(tag), "deleted_at": None}
+
+
+def _link_of(spec: ConnectionSpec, tag: Tag) -> dict[str, object]:
+    return {
         "connection_id": str(spec.connection_id),
         "well_id": str(tag.well_id),
         "opc_node_id": tag.node_id,
         "data_type": tag.data_type,
     }
-    told = _told(
+
+
+def _told_of(tag: Tag) -> dict[str, object]:
+    return _told(
         tag_name=tag.name or None,
         unit=tag.unit,
         scaling_factor=tag.scaling_factor,
@@ -147,23 +214,6 @@ def store_tag(connection: Connection, spec: ConnectionSpec, tag: Tag) -> None:
         deadband_percent=tag.deadband_percent,
         **_sampling(tag.sampling),
     )
-    owner = _owner(connection, "tag_mappings", tag.tag_id)
-    if owner is None:
-        rest = {
-            "id": str(tag.tag_id),
-            "tenant_id": str(spec.tenant_id),
-            "tag_name": tag.node_id,
-            "scaling_factor": tag.factor,
-        }
-        _insert(connection, "tag_mappings", {**values, **rest, **told})
-    elif owner != str(spec.tenant_id):
-        raise IdTaken(f"tag {tag.tag_id} belongs to another tenant")
-    else:
-        if tag.deadband and "deadband_percent" in columns_of(connection, "tag_mappings"):
-            values["deadband_percent"] = None
-        if tag.deadband_percent:
-            values["deadband"] = None
-        _update(connection, "tag_mappings", tag.tag_id, {**values, **told, "deleted_at": None})
 
 
 def _told(**values: object) -> dict[str, object]:
@@ -179,35 +229,43 @@ def _sampling(sampling: Sampling) -> dict[str, object]:
     }
 
 
-def _owner(connection: Connection, table: str, row_id: UUID) -> str | None:
-    query = sql.SQL("SELECT tenant_id::text FROM {} WHERE id::text = %s").format(sql.Identifier(table))
-    row = connection.execute(query, [str(row_id)]).fetchone()
+def _owner_of_connection(connection: Connection, connection_id: UUID) -> str | None:
+    query = "SELECT tenant_id::text FROM scada_connections WHERE id::text = %s"
+    row = connection.execute(query, [str(connection_id)]).fetchone()
     return None if row is None else str(row[0])
 
 
-def _insert(connection: Connection, table: str, values: Mapping[str, object]) -> None:
-    """Insert; times that the table wants and has no default for are now, as an ORM's own columns are."""
+def _insert(connection: Connection, table: str, rows: Sequence[Row]) -> None:
+    """Insert rows of the same columns; times that the table wants and has no default for are now, as an ORM's are."""
     columns = columns_of(connection, table)
+    values = rows[0]
     _require_columns(table, columns, values)
     wanted = [column for column, needed in columns.items() if needed and column not in values]
     now = [column for column in wanted if column.lower().replace("_", "") in ("createdat", "updatedat")]
-    query = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+    fields = [*[sql.Placeholder()] * len(values), *[sql.SQL("now()")] * len(now)]
+    one = sql.SQL("({})").format(sql.SQL(", ").join(fields))
+    query = sql.SQL("INSERT INTO {} ({}) VALUES {}").format(
         sql.Identifier(table),
         sql.SQL(", ").join(map(sql.Identifier, [*values, *now])),
-        sql.SQL(", ").join([*[sql.Placeholder()] * len(values), *[sql.SQL("now()")] * len(now)]),
+        sql.SQL(", ").join([one] * len(rows)),
     )
     with _refused(table):
-        connection.execute(query, list(values.values()))
+        connection.execute(query, [value for row in rows for value in row.values()])
 
 
-def _update(connection: Connection, table: str, row_id: UUID, values: Mapping[str, object]) -> None:
-    _require_columns(table, columns_of(connection, table), values)
-    query = sql.SQL("UPDATE {} SET {} WHERE id::text = %s").format(
+def _update(connection: Connection, table: str, rows: Sequence[Row]) -> None:
+    """Update rows of the same columns by their ``id``, on one way to the server and back."""
+    changed = [column for column in rows[0] if column != "id"]
+    _require_columns(table, columns_of(connection, table), changed)
+    query = sql.SQL("UPDATE {} SET {} WHERE id = {}").format(
         sql.Identifier(table),
-        sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(column)) for column in values),
+        sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(column), sql.Placeholder(column)) for column in changed
+        ),
+        sql.Placeholder("id"),
     )
-    with _refused(table):
-        connection.execute(query, [*values.values(), str(row_id)])
+    with _refused(table), connection.cursor() as cursor:
+        cursor.executemany(query, rows)
 
 
 def _require_columns(table: str, columns: Container[str], values: Iterable[str]) -> None:

@@ -49,8 +49,7 @@ def change_tags(
         if missing := [tag_id for tag_id in removed if tag_id not in gone]:
             raise ConfigurationRefused(f"connection {connection_id} has no tag {missing[0]}")
         owner = ConnectionSpec(connection_id, tenant_id, name="", endpoint_url="")
-        for tag in change.tags:
-            changes.store_tag(connection, owner, tag)
+        changes.store_tags(connection, owner, change.tags)
         if double := connection.execute(_SAME_NODE, [str(connection_id), ids]).fetchone():
             raise ConfigurationRefused(f"tag {double[0]} is the same node of the same well as another tag")
         row = connection.execute(_COUNT, [str(connection_id)]).fetchone()
