@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -9,8 +10,12 @@ from uuid import UUID
 import grpc
 import pytest
 import trio
+from h2.connection import H2Connection
+from h2.events import RemoteSettingsChanged
+from h2.settings import SettingCodes
 
 from scada_trio.api._generated import scada_pb2
+from scada_trio.api.access import Access
 from scada_trio.api.rights import (
     NEEDED,
     Grant,
@@ -21,6 +26,7 @@ from scada_trio.api.rights import (
     read_rights,
 )
 from scada_trio.audit import Actor
+from scada_trio.config import GrpcAccessSettings
 from scada_trio.errors import IdTaken
 from tests.fix_api import (
     ABSENT,
@@ -321,3 +327,45 @@ async def eventually_answers(pki: ApiPki, port: int) -> None:
     with trio.fail_after(30):
         while not isinstance(await ask(pki, port, "HealthCheck"), scada_pb2.HealthCheckResponse):  # noqa: ASYNC110
             await trio.sleep(0.05)
+
+
+async def test_a_connection_has_so_many_streams(serve_api: ServeApi) -> None:
+    """As the server says (RFC 9113, 6.5.2), and keeps to: one more ends the connection."""
+
+    def told(port: int) -> tuple[list[int], bool]:
+        client = H2Connection()
+        client.initiate_connection()
+        request = [(":method", "POST"), (":path", "/x"), (":scheme", "http"), (":authority", "a")]
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as link:
+            link.sendall(client.data_to_send())
+            limits: list[int] = []
+            while 3 not in limits:
+                for event in client.receive_data(link.recv(65536)):
+                    if isinstance(event, RemoteSettingsChanged):
+                        limits += [
+                            changed.new_value
+                            for setting, changed in event.changed_settings.items()
+                            if setting == SettingCodes.MAX_CONCURRENT_STREAMS
+                        ]
+            client.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 1000  # one who does not listen
+            client.remote_settings.acknowledge()
+            for _ in range(4):
+                client.send_headers(
+                    client.get_next_available_stream_id(),
+                    [*request, ("content-type", "application/grpc"), ("te", "trailers")],
+                )
+            link.sendall(client.data_to_send())
+            try:
+                while link.recv(65536):
+                    pass
+            except TimeoutError:
+                return limits, False
+            except ConnectionError:
+                pass
+            return limits, True
+
+    access = Access(GrpcAccessSettings(max_streams=3))
+    async with serve_api(access=access) as served:
+        limits, closed = await trio.to_thread.run_sync(told, served.port)
+    assert limits[-1] == 3
+    assert closed

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+import grpc
 import psycopg
 import pytest
 import trio
@@ -20,9 +21,11 @@ from scada_trio.readings import Tag
 from scada_trio.storage.audit import AuditEntry, AuditQuery
 from scada_trio.storage.master import MasterDatabase, open_master
 from scada_trio.storage.migrate import migrate_master
-from tests.fix_api import LogLines
+from tests.fix_api import LogLines, grpcio_call
+from tests.fix_pki import Made
 from tests.fix_postgres import PostgresServer, fetch
 from tests.fix_service import open_service
+from tests.fix_tls import ApiPki
 from tests.test_storage_master import FOREIGN
 
 TENANT, CONNECTION, TAG = uuid4(), uuid4(), uuid4()
@@ -232,3 +235,46 @@ async def test_a_service_audits_its_clients_changes(postgres: PostgresServer, te
         found = await entries(running.master, tenant=str(tenant))
     assert [(entry.actor, entry.address) for entry in found[1:]] == [("anonymous", "127.0.0.1")] * 3
     assert json.dumps([entry.after for entry in found])
+
+
+async def test_a_denied_call_is_counted_and_written_down(
+    postgres: PostgresServer, tenant_url: SecretStr, api_pki: ApiPki
+) -> None:
+    """On the whole service, by certificate; also one that is denied in the last moment before the end."""
+    api_pki.grant(("URI:urn:test:nestjs", "read", "*"))
+    files: dict[str, Any] = {
+        "grpc_tls_cert": api_pki.cert,
+        "grpc_tls_key": api_pki.key,
+        "grpc_tls_client_ca": api_pki.ca,
+        "grpc_rights_file": api_pki.rights,
+    }
+    async with open_service(postgres, **files) as running:
+        port = running.addresses.grpc[1]
+        await running.add_tenant(tenant_url)
+
+        def denied(method: str, client: Made, **fields: Any) -> None:
+            with api_pki.channel(port, client) as channel, pytest.raises(grpc.RpcError) as raised:
+                grpcio_call(channel, method, **fields)
+            assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+        def allowed() -> Any:
+            with api_pki.channel(port, api_pki.client()) as channel:
+                return grpcio_call(channel, "HealthCheck")
+
+        assert (await trio.to_thread.run_sync(allowed)).status == "healthy"
+        stranger = api_pki.client("stranger", uri=None)
+        remove = {"connection_id": str(uuid4())}
+        await trio.to_thread.run_sync(lambda: denied("RemoveConnection", api_pki.client(), **remove))
+        await trio.to_thread.run_sync(lambda: denied("ListTenants", stranger))
+        metrics = (await running.get("/metrics")).text
+        assert 'scada_grpc_denied_total{reason="right"} 1.0' in metrics
+        assert 'scada_grpc_denied_total{reason="unknown_client"} 1.0' in metrics
+    found = fetch(
+        running.master_url,
+        "SELECT actor, address, action, outcome, detail, count FROM scada_audit_log WHERE outcome = 'denied'"
+        " ORDER BY actor",
+    )
+    assert found == [
+        ("CN:stranger", "127.0.0.1", "ListTenants", "denied", "unknown_client", 1),
+        ("URI:urn:test:nestjs", "127.0.0.1", "RemoveConnection", "denied", "right", 1),
+    ]
