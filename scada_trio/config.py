@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from scada_trio.errors import ConfigError
+from scada_trio.secret_files import SECRETS, read_secret_file
 
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -136,27 +137,6 @@ class StorageSettings:
         return min((days for days in (self.max_age_days, self.raw_days) if days), default=0)
 
 
-SECRETS = ("database_url", "encryption_key", "encryption_key_previous", "metrics_password")
-"""Settings that may come from a file instead, named by ``..._FILE``, as orchestrators hand secrets over."""
-
-_MAX_SECRET_BYTES = 65_536
-
-
-def read_secret_file(variable: str, path: Path) -> str:
-    """What a file holds, without the line's end; raises `ConfigError` naming ``variable``, and repeats none of it."""
-    try:
-        if path.stat().st_size > _MAX_SECRET_BYTES:
-            raise ConfigError(variable, f"is no secret but a large file: {path}")
-        text = path.read_text(encoding="utf-8").rstrip("\r\n")
-    except OSError as error:
-        raise ConfigError(variable, f"{error.strerror}: {path}") from None
-    except UnicodeDecodeError:
-        text = None
-    if not text:  # out here: a decode error carries what was read
-        raise ConfigError(variable, f"{'is not UTF-8 text' if text is None else 'is empty'}: {path}")
-    return text
-
-
 class DatabaseTimeouts(TypedDict):
     """What every function that opens a database takes, as ``**settings.db_timeouts``."""
 
@@ -179,6 +159,7 @@ class Settings(BaseSettings):
     database_url_file: Path | None = None
     encryption_key_file: Path | None = None
     encryption_key_previous_file: Path | None = None
+    tenant_database_url_file: Path | None = None
 
     opc_connection_timeout_ms: Milliseconds = 10_000
     opc_session_timeout_ms: Milliseconds = 60_000

@@ -246,3 +246,17 @@ async def test_commands_encrypt_rotate_and_audit(master_url: SecretStr) -> None:
     for outcome in (done, audited, table, failed):
         assert "Pl4nted" not in outcome.stdout + outcome.stderr
         assert "Traceback" not in outcome.stderr
+
+
+async def test_a_tenant_is_added_from_a_file(master_url: SecretStr, tenant_url: SecretStr, tmp_path: Path) -> None:
+    path = tmp_path / "url"
+    path.write_text(tenant_url.get_secret_value() + "\n")
+    keys = {"ENCRYPTION_KEY": "key", "TENANT_DATABASE_URL_FILE": str(path)}
+    done = await trio.to_thread.run_sync(lambda: command(master_url, "tenant", "add", "acme", **keys))
+    assert done.returncode == 0, done.stderr
+    ((stored,),) = fetch(master_url, "SELECT database_url FROM tenants")
+    assert SecretBox(SecretStr("key")).decrypt(stored) == tenant_url
+    path.unlink()
+    done = await trio.to_thread.run_sync(lambda: command(master_url, "tenant", "add", "other", **keys))
+    assert done.returncode == 2
+    assert done.stderr.startswith("scada-trio: TENANT_DATABASE_URL_FILE: No such file")

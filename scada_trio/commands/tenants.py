@@ -18,6 +18,7 @@ from scada_trio.config import Settings
 from scada_trio.errors import ConfigurationRefused, DatabaseError, InvalidField, ScadaError, leaves
 from scada_trio.instance import open_instance
 from scada_trio.registry import Registry
+from scada_trio.secret_files import read_secret_file
 from scada_trio.storage.migrate import MigrationReport, migrate_master, migrate_tenant
 from scada_trio.storage.query import TenantReader, open_reader
 
@@ -61,6 +62,9 @@ async def add_tenant(settings: Settings, console: Console, name: str, database_u
         if any(row.name == name for row in await master.list_tenants()):
             raise ConfigurationRefused(f"a tenant named {name!r} exists already")
         # encrypted first: without a key nothing is created that could not be stored
+        if database_url is None and settings.tenant_database_url_file is not None:
+            path = settings.tenant_database_url_file
+            database_url = await trio.to_thread.run_sync(read_secret_file, "TENANT_DATABASE_URL_FILE", path)
         if database_url is None:
             instance.secrets.encrypt(SecretStr("probe"))
             url = await master.create_database(f"scada_tenant_{_slug(name)}")
