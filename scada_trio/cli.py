@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Coroutine
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 from uuid import UUID
 
 import trio
 import typer
-from pydantic import SecretStr
 
 import scada_trio
 from scada_trio.cli_load import loadtest, simulate
+from scada_trio.cli_run import read_password, run_command
 from scada_trio.cli_security import audit, secrets_app
+from scada_trio.cli_tags import browse, import_tags, try_connection
 from scada_trio.cli_trust import trust_app
 from scada_trio.config import Settings
 from scada_trio.errors import ConfigError, InvalidField, ScadaError, leaves
@@ -53,6 +53,9 @@ app.add_typer(secrets_app, name="secrets")
 app.command()(simulate)
 app.command()(loadtest)
 app.command()(audit)
+app.command()(browse)
+app.command("import")(import_tags)
+connection_app.command("test")(try_connection)
 
 storage_app = typer.Typer(no_args_is_help=True, help="What a tenant's database holds and how it is kept.")
 app.add_typer(storage_app, name="storage")
@@ -85,6 +88,8 @@ def main() -> None:
         errors = list(leaves(group))
         if any(isinstance(error, SystemExit | BrokenPipeError) for error in errors):
             _reader_is_gone()
+        if any(isinstance(error, KeyboardInterrupt) for error in errors):
+            sys.exit(130)
         if not all(isinstance(error, ScadaError) for error in errors):
             raise
         _fail(errors[0], 2 if isinstance(errors[0], ConfigError | InvalidField) else 1)
@@ -104,18 +109,6 @@ def _fail(error: BaseException, status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.write(f"scada-trio: {error}\n")
     sys.exit(status)
-
-
-def _run(
-    command: Callable[..., Coroutine[Any, Any, None]], *args: object, quiet: bool = True, **kwargs: object
-) -> None:
-    """Load the settings, set logging up, run the command. Short commands log warnings only, to stderr."""
-    settings = Settings.load()
-    if quiet:
-        configure_logging("WARNING", "console", sys.stderr)
-    else:
-        configure_logging(settings.log_level, settings.log_format)
-    trio.run(partial(command, settings, *args, **kwargs))
 
 
 def _print_version(wanted: bool) -> None:
@@ -140,7 +133,7 @@ def serve() -> None:
 
     use_one_arena()
     raise_open_files_limit()
-    _run(command, quiet=False)
+    run_command(command, quiet=False)
 
 
 @app.command()
@@ -161,7 +154,7 @@ def migrate() -> None:
     """Bring master and tenant databases to the current schema; harmless to repeat, safe to run twice at once."""
     from scada_trio.commands.tenants import migrate as command
 
-    _run(command, out)
+    run_command(command, out)
 
 
 @app.command()
@@ -169,7 +162,7 @@ def check() -> None:
     """Tell whether configuration, databases and devices are as they should be: a line each; exit status 1 if not."""
     from scada_trio.commands.check import check as command
 
-    _run(command, out)
+    run_command(command, out)
 
 
 @app.command()
@@ -184,7 +177,7 @@ def query(
     """Print a well's readings, newest first, straight from the tenant's database."""
     from scada_trio.commands.query import query as command
 
-    _run(command, out, tenant=tenant, well_id=well, since=since, until=until, limit=limit, form=output.value)
+    run_command(command, out, tenant=tenant, well_id=well, since=since, until=until, limit=limit, form=output.value)
 
 
 @app.command()
@@ -198,7 +191,7 @@ def losses(
     """Print what a tenant lost in spite of everything, newest first: when, why, and how much where it is known."""
     from scada_trio.commands.losses import losses as command
 
-    _run(command, out, tenant=tenant, since=since, connection_id=connection, limit=limit, form=output.value)
+    run_command(command, out, tenant=tenant, since=since, connection_id=connection, limit=limit, form=output.value)
 
 
 @quarantine_app.command("list")
@@ -210,7 +203,7 @@ def quarantine_list(
     """Print the readings that the tenant's database refused, newest first, and why."""
     from scada_trio.commands.quarantine import list_quarantine as command
 
-    _run(command, out, tenant=tenant, limit=limit, form=output.value)
+    run_command(command, out, tenant=tenant, limit=limit, form=output.value)
 
 
 @quarantine_app.command("retry")
@@ -222,7 +215,7 @@ def quarantine_retry(
     """Write readings again, once the reason is gone; those that go through leave the quarantine."""
     from scada_trio.commands.quarantine import retry_quarantine as command
 
-    _run(command, out, tenant=tenant, ids=_chosen(ids, everything=everything))
+    run_command(command, out, tenant=tenant, ids=_chosen(ids, everything=everything))
 
 
 @quarantine_app.command("drop")
@@ -239,7 +232,7 @@ def quarantine_drop(
     if not yes:
         what = "all readings" if chosen is None else f"{len(chosen)} readings"
         typer.confirm(f"Drop {what} in the quarantine of {tenant} for good?", abort=True)
-    _run(command, out, tenant=tenant, ids=chosen)
+    run_command(command, out, tenant=tenant, ids=chosen)
 
 
 def _chosen(ids: list[int] | None, *, everything: bool) -> list[int] | None:
@@ -257,7 +250,7 @@ def journal_status(
     """Print what waits in each tenant's journal: how much, how large, how old."""
     from scada_trio.commands.journal import status as command
 
-    _run(command, out, tenant=tenant, form=output.value)
+    run_command(command, out, tenant=tenant, form=output.value)
 
 
 @journal_app.command("verify")
@@ -267,7 +260,7 @@ def journal_verify(
     """Check all checksums; exit status 1 where something is damaged."""
     from scada_trio.commands.journal import verify as command
 
-    _run(command, out, tenant=tenant)
+    run_command(command, out, tenant=tenant)
 
 
 @journal_app.command("export")
@@ -278,7 +271,7 @@ def journal_export(
     """Write the readings that wait to a file; the journal keeps them."""
     from scada_trio.commands.journal import export as command
 
-    _run(command, out, tenant=tenant, output=output)
+    run_command(command, out, tenant=tenant, output=output)
 
 
 @tenant_app.command("add")
@@ -295,7 +288,7 @@ def tenant_add(
     """Add a tenant: create or take its database, migrate it, store it."""
     from scada_trio.commands.tenants import add_tenant as command
 
-    _run(command, out, name, database_url)
+    run_command(command, out, name, database_url)
 
 
 @tenant_app.command("list")
@@ -303,7 +296,7 @@ def tenant_list() -> None:
     """List the tenants."""
     from scada_trio.commands.tenants import list_tenants as command
 
-    _run(command, out)
+    run_command(command, out)
 
 
 @connection_app.command("add")
@@ -348,26 +341,13 @@ def connection_add(
     """Store a connection; a running service starts it at once."""
     from scada_trio.commands.connections import NewConnection, add_connection
 
-    password = _password(password_file) if username else None
+    password = read_password(password_file) if username else None
     new = NewConnection(
         *(tenant, endpoint, tags, name, security_mode, security_policy, username, password, connection_id),
         publishing_interval_ms=publishing_interval,
         sampling=Sampling(sampling_interval, queue_size, discard_oldest),
     )
-    _run(add_connection, out, new)
-
-
-def _password(file: Path | None) -> SecretStr:
-    if file is None:
-        if not sys.stdin.isatty():  # nobody to be asked: a script gives it
-            return SecretStr(sys.stdin.readline().rstrip("\r\n"))
-        return SecretStr(typer.prompt("Password", hide_input=True, default="", show_default=False))
-    try:
-        return SecretStr(file.read_text(encoding="utf-8").rstrip("\r\n"))
-    except OSError as error:
-        raise InvalidField("--password-file", f"{error.strerror}: {file}") from error
-    except UnicodeDecodeError:
-        raise InvalidField("--password-file", f"is not UTF-8 text: {file}") from None
+    run_command(add_connection, out, new)
 
 
 @connection_app.command("list")
@@ -377,7 +357,7 @@ def connection_list(
     """List the active connections."""
     from scada_trio.commands.connections import list_connections as command
 
-    _run(command, out, tenant)
+    run_command(command, out, tenant)
 
 
 @connection_app.command("remove")
@@ -387,7 +367,7 @@ def connection_remove(
     """Stop and deactivate a connection; its readings stay."""
     from scada_trio.commands.connections import remove_connection as command
 
-    _run(command, out, connection_id)
+    run_command(command, out, connection_id)
 
 
 @storage_app.command("report")
@@ -398,4 +378,4 @@ def storage_report(
     """Print chunks, sizes, compression, oldest and newest reading, policies and rollups of a tenant's database."""
     from scada_trio.commands.storage import report as command
 
-    _run(command, out, tenant=tenant, as_json=as_json)
+    run_command(command, out, tenant=tenant, as_json=as_json)

@@ -10,11 +10,12 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from scada_trio.errors import InvalidField
 from scada_trio.readings import Tag
 from scada_trio.sampling import FIELDS, parse_deadband_percent, parse_number, parse_sampling
+from scada_trio.tag_diff import new_tag_id
 from scada_trio.validation import parse_data_type, parse_node_id, parse_uuid
 
 COLUMNS = (
@@ -89,9 +90,7 @@ def _tag(place: str, row: Mapping[str, Any], connection_id: UUID) -> Tag:
     well_id = parse_uuid(f"{place} well_id", text("well_id"))
     node_id = parse_node_id(f"{place} node_id", text("node_id"))
     tag_id = (
-        parse_uuid(f"{place} tag_id", text("tag_id"))
-        if text("tag_id")
-        else uuid5(connection_id, f"{well_id} {node_id}")
+        parse_uuid(f"{place} tag_id", text("tag_id")) if text("tag_id") else new_tag_id(connection_id, well_id, node_id)
     )
     deadband = parse_number(f"{place} deadband", row.get("deadband"))
     return Tag(

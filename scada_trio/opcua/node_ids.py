@@ -49,3 +49,18 @@ def _opaque(identifier: str) -> bytes:
         return base64.b64decode(identifier, validate=True)
     except binascii.Error as error:
         raise ValueError("opaque identifier is not base64") from error
+
+
+def format_node_id(node_id: ua.NodeId) -> str:
+    """The text that `parse_node_id` reads; namespace 0 is left out."""
+    identifier = node_id.Identifier
+    match identifier:
+        case int():
+            text = f"i={identifier}"
+        case uuid.UUID():
+            text = f"g={identifier}"
+        case bytes():
+            text = f"b={base64.b64encode(identifier).decode()}"
+        case _:
+            text = f"s={identifier}"
+    return f"ns={node_id.NamespaceIndex};{text}" if node_id.NamespaceIndex else text

@@ -12,7 +12,7 @@ from asyncua import Server, ua
 from asyncua.crypto.permission_rules import SimpleRoleRuleset, User, UserRole
 from asyncua.server.user_managers import UserManager
 
-from tests.devices.control import answer, options
+from tests.devices.control import FIELD, WELLS, answer, options
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -61,6 +61,27 @@ async def add(server: Any, node: str, kind: str, limits: list[float] | None = No
         await variable.add_property(node_id(f"{node}.EURange"), "0:EURange", ua.Range(*limits))
 
 
+async def add_field(server: Any) -> None:
+    """The folders of `FIELD`."""
+    field = await server.nodes.objects.add_folder(node_id("ns=1;s=Field"), "1:Field")
+    for well in WELLS:
+        folder = await field.add_folder(node_id(f"ns=1;s={well}"), f"1:{well}")
+        await folder.add_reference(field, ua.NodeId(ua.ObjectIds.HasComponent), bidirectional=False)
+        for tag in FIELD:
+            name = f"ns=1;s={well}.{tag['name']}"
+            kind = ua.VariantType[tag["type"]]
+            variable = await folder.add_variable(
+                node_id(name), f"1:{tag['name']}", ua.Variant(tag["value"], kind), datatype=ua.NodeId(kind.value)
+            )
+            for attribute in (ua.AttributeIds.AccessLevel, ua.AttributeIds.UserAccessLevel):
+                level = ua.DataValue(ua.Variant(tag.get("access", 1), ua.VariantType.Byte))
+                await variable.write_attribute(attribute, level)
+            if "unit" in tag:
+                unit = ua.EUInformation(DisplayName=ua.LocalizedText(tag["unit"]))
+                await variable.add_property(node_id(f"{name}.EngineeringUnits"), "0:EngineeringUnits", unit)
+                await variable.add_property(node_id(f"{name}.EURange"), "0:EURange", ua.Range(*tag["range"]))
+
+
 async def main() -> None:
     wanted = options()
     known = bool(wanted["users"] or wanted["user_certificates"])
@@ -79,6 +100,8 @@ async def main() -> None:
         server.set_identity_tokens([ua.UserNameIdentityToken, ua.X509IdentityToken])
     for name in wanted["nodes"]:
         await add(server, f"ns=1;s={name}", "Double")
+    if wanted["field"]:
+        await add_field(server)
     async with server:
         answer(ready=True)
         await obey(server)

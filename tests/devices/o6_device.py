@@ -8,7 +8,7 @@ from typing import Any
 import o6
 from o6.ns.ns0 import datatypes
 
-from tests.devices.control import answer, options
+from tests.devices.control import FIELD, WELLS, answer, options
 
 EPOCH_TICKS = 116_444_736_000_000_000  # 1970 in 100 ns since 1601; a datetime goes through a float here
 
@@ -49,6 +49,29 @@ def add(server: Any, node: str, kind: str, limits: list[float] | None = None) ->
         server.addVariable("EURange", node, value, nodeId=f"{node}.EURange", ns=0, **property_of)
 
 
+def add_field(server: Any) -> None:
+    """The folders of `FIELD`."""
+    folder_type = {"typeDefinition": "i=61"}
+    server.addObject("Field", server.objectsNode, nodeId="ns=1;s=Field", **folder_type)
+    for well in WELLS:
+        folder = f"ns=1;s={well}"
+        server.addObject(well, "ns=1;s=Field", nodeId=folder, **folder_type)
+        server.addReference(folder, "i=47", "ns=1;s=Field")
+        for tag in FIELD:
+            node = f"{folder}.{tag['name']}"
+            kind = getattr(o6, tag["type"])
+            value = tag["value"]
+            made = [kind(element) for element in value] if isinstance(value, list) else kind(value)
+            server.addVariable(tag["name"], folder, made, nodeId=node)
+            server.write(node, o6.Byte(tag.get("access", 1)), attr=o6.AttributeId.ACCESS_LEVEL)
+            if "unit" in tag:
+                property_of = {"parentReference": "i=46", "typeDefinition": "i=68"}
+                unit = datatypes.EUInformation(displayName=o6.LocalizedText(tag["unit"]))
+                limits = datatypes.Range(low=tag["range"][0], high=tag["range"][1])
+                for name, held, kind_id in (("EngineeringUnits", unit, "i=887"), ("EURange", limits, "i=884")):
+                    server.addVariable(name, node, held, nodeId=f"{node}.{name}", ns=0, dataType=kind_id, **property_of)
+
+
 def main() -> None:
     wanted = options()
     # Without an access control it refuses to transfer subscriptions; this one allows it to the same user.
@@ -66,6 +89,8 @@ def main() -> None:
     with server:
         for name in wanted["nodes"]:
             server.addVariable(name, server.objectsNode, o6.Double(0.0), nodeId=f"ns=1;s={name}", dataType="i=24")
+        if wanted["field"]:
+            add_field(server)
         answer(ready=True)
         for line in sys.stdin:
             command = json.loads(line)

@@ -1,7 +1,8 @@
 """A device that does what the test says, in the test's own Trio loop: for what real servers do only when broken.
 
 It speaks OPC UA through python-opcua's codec, knows one subscription, and takes every item. ``answers`` replaces
-single services: a function from the request's parameters to a response, a status code for a fault, or `SILENCE`.
+single services: a function from the request's parameters to a response, or to the number of its encoding and its
+bytes; a status code for a fault; or `SILENCE`.
 Where ``remembers`` is set its session and subscription outlive a link, else a client that comes again starts anew.
 """
 
@@ -191,7 +192,11 @@ class ScriptedDevice:
         elif service not in ("CloseSecureChannel",):
             self._asked_with = header.AuthenticationToken
             answer = self._answer(service, body)
-            if isinstance(answer, bytes):
+            if isinstance(answer, tuple):
+                number, encoded = answer
+                head = struct.pack("<BBHqIIBi3s", 1, 0, number, EPOCH, header.RequestHandle, 0, 0, -1, b"\0\0\0")
+                await self._send(head + encoded, request_id)
+            elif isinstance(answer, bytes):
                 head = struct.pack("<BBHqIIBi3s", 1, 0, 835, EPOCH, header.RequestHandle, 0, 0, -1, b"\0\0\0")
                 await self._send(head + answer, request_id)
             elif isinstance(answer, int):

@@ -3,7 +3,7 @@ import { createInterface } from "node:readline";
 import opcua from "node-opcua";
 
 const { DataType, Variant, VariantArrayType } = opcua;
-const wanted = { nodes: [], users: {}, items_a_call: null, certificate: null, ...JSON.parse(process.argv[2]) };
+const wanted = { nodes: [], users: {}, items_a_call: null, field: null, limits: {}, certificate: null, ...JSON.parse(process.argv[2]) };
 const answer = (fields) => process.stdout.write(JSON.stringify(fields) + "\n");
 console.log = console.warn = console.error = () => {};
 
@@ -23,7 +23,7 @@ const server = new opcua.OPCUAServer({
     hostname: "127.0.0.1",
     allowAnonymous: !named,
     userManager: named ? { isValidUser: (name, password) => wanted.users[name] === password } : undefined,
-    serverCapabilities: { maxSessions: 100, ...(wanted.items_a_call && { operationLimits: { maxMonitoredItemsPerCall: wanted.items_a_call } }) },
+    serverCapabilities: { maxSessions: 100, operationLimits: { ...(wanted.items_a_call && { maxMonitoredItemsPerCall: wanted.items_a_call }), ...wanted.limits } },
 });
 await server.initialize();
 const space = server.engine.addressSpace;
@@ -37,6 +37,23 @@ function add(node, type, range = null) {
         : namespace.addAnalogDataItem({ ...fields, engineeringUnitsRange: { low: range[0], high: range[1] } });
     variables.set(node, variable);
     return variable;
+}
+
+function addField({ wells, tags }) {
+    const field = namespace.addFolder(space.rootFolder.objects, { nodeId: "ns=1;s=Field", browseName: "Field" });
+    for (const well of wells) {
+        const folder = namespace.addFolder(field, { nodeId: `ns=1;s=${well}`, browseName: well });
+        folder.addReference({ referenceType: "HasComponent", nodeId: field });
+        for (const tag of tags) {
+            const access = tag.access === 2 ? "CurrentWrite" : "CurrentRead";
+            const fields = { organizedBy: folder, nodeId: `ns=1;s=${well}.${tag.name}`, browseName: tag.name, dataType: tag.type, valueRank: Array.isArray(tag.value) ? 1 : -1, accessLevel: access, userAccessLevel: access };
+            const variable = tag.unit
+                ? namespace.addAnalogDataItem({ ...fields, engineeringUnitsRange: { low: tag.range[0], high: tag.range[1] }, engineeringUnits: { displayName: tag.unit } })
+                : namespace.addVariable(fields);
+            const arrayType = Array.isArray(tag.value) ? VariantArrayType.Array : VariantArrayType.Scalar;
+            variable.setValueFromSource(new Variant({ dataType: DataType[tag.type], arrayType, value: tag.value }));
+        }
+    }
 }
 
 function toValue(type, value) {
@@ -73,6 +90,7 @@ function items() {
 }
 
 for (const name of wanted.nodes) add(`ns=1;s=${name}`, "Double").setValueFromSource({ dataType: DataType.Double, value: 0 });
+if (wanted.field) addField(wanted.field);
 await server.start();
 answer({ ready: true });
 const lines = createInterface({ input: process.stdin });
