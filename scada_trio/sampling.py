@@ -42,11 +42,10 @@ def parse_sampling(prefix: str, fields: Mapping[str, object]) -> Sampling:
     queue_size = parse_number(f"{prefix}queue_size", fields.get("queue_size"), 1, MAX_QUEUE_SIZE)
     if queue_size is not None and queue_size != int(queue_size):
         raise InvalidField(f"{prefix}queue_size", f"{queue_size:g} is not a whole number")
-    return Sampling(
-        interval_ms,
-        None if queue_size is None else int(queue_size),
-        _parse_flag(f"{prefix}discard_oldest", fields.get("discard_oldest")),
-    )
+    discard_oldest = _parse_flag(f"{prefix}discard_oldest", fields.get("discard_oldest"))
+    if interval_ms is queue_size is discard_oldest is None:
+        return UNSET
+    return Sampling(interval_ms, None if queue_size is None else int(queue_size), discard_oldest)
 
 
 def parse_publishing_interval(field: str, value: object) -> float | None:

@@ -71,7 +71,7 @@ class Intake:
         self._observer = observer
         self.expected: int | None = None
         self.heard_us = 0
-        self.pending: deque[PublishResult] = deque()
+        self.pending: list[PublishResult] = []  # a few at most, see `Publisher`; an empty deque has 600 bytes
         self.unaccepted: dict[int, None] = {}
         self.acknowledge: list[int] = []
         self._accepted_numbers: deque[int] = deque(maxlen=_NUMBERS_KEPT)
@@ -127,7 +127,7 @@ class Intake:
         self.wake = _nothing
         self.followed.ended = True
         while self.pending:
-            result = self.pending.popleft()
+            result = self.pending.pop(0)
             missing = self.gap(result)
             if missing:
                 self.lose(max(missing, 0), "the subscription ended before they could be asked for again")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -43,7 +44,7 @@ class Item:
     def agree(self, asked: ItemParameters, result: Any, *, unfiltered: bool) -> None:
         """The server took ``asked`` and made ``result`` of it (OPC UA Part 4, 5.12.2, 5.12.3)."""
         self.asked, self.deadband, self.unfiltered = asked, asked.deadband, unfiltered
-        self.revised = (float(result.RevisedSamplingInterval), int(result.RevisedQueueSize))
+        self.revised = _revised(float(result.RevisedSamplingInterval), int(result.RevisedQueueSize))
 
     @property
     def revision(self) -> RevisedItem | None:
@@ -55,6 +56,12 @@ class Item:
         if (asked_ms, self.asked.queue_size) == (sampling_ms, queue_size):
             return None
         return RevisedItem(self.tag.node_id, self.asked.sampling_ms, sampling_ms, self.asked.queue_size, queue_size)
+
+
+@lru_cache(maxsize=64)
+def _revised(sampling_ms: float, queue_size: int) -> tuple[float, int]:
+    """The same pair for all items that servers treat alike."""
+    return sampling_ms, queue_size
 
 
 @dataclass(slots=True, eq=False)

@@ -91,8 +91,8 @@ class HandleMap:
 
     def __init__(self) -> None:
         # The last slot is never used: a handle beyond the end is clipped to it and so found unknown.
-        self.tag: NDArray[np.int32] = np.full(64, -1, np.int32)
-        self.scale: NDArray[np.float64] = np.ones(64, np.float64)
+        self.tag: NDArray[np.int32] = np.full(16, -1, np.int32)
+        self.scale: NDArray[np.float64] = np.ones(16, np.float64)
         self._scaled = 0
 
     def __len__(self) -> int:

@@ -6,8 +6,6 @@ device; the connection starts `Outbox.run` beside its attempts.
 
 from __future__ import annotations
 
-from collections import deque
-
 import trio
 
 from scada_trio.readings import Delivery
@@ -18,7 +16,7 @@ class Outbox:
 
     def __init__(self, deliver: trio.MemorySendChannel[Delivery]) -> None:
         self._deliver = deliver
-        self._waiting: deque[Delivery] = deque()
+        self._waiting: list[Delivery] = []
         self._filled = trio.Event()
 
     def pass_on(self, delivery: Delivery) -> None:
@@ -39,5 +37,5 @@ class Outbox:
             await self._filled.wait()
             while self._waiting:
                 await self._deliver.send(self._waiting[0])
-                self._waiting.popleft()
+                self._waiting.pop(0)
             self._filled = trio.Event()

@@ -182,7 +182,7 @@ class Publisher:
                 await self._fill_in(missing)
             elif missing < 0:
                 intake.lose(0, f"the server went from {intake.expected} back to {intake.pending[0].sequence_number}")
-            intake.take(intake.pending.popleft())
+            intake.take(intake.pending.pop(0))
             self._ask()
         self._filling = False
 

@@ -145,12 +145,14 @@ class Subscription:
         await self._ask_for_interval(spec)
         settings = self._session.settings
         wanted: dict[Series, tuple[Tag, ItemParameters]] = {}
+        kinds: dict[ItemParameters, ItemParameters] = {}  # few: what is the same is kept once
         unusable: list[RefusedTag] = []
         for tag in spec.tags:
             if tag.problem is not None:
                 unusable.append(RefusedTag(tag.node_id, tag.problem))
             else:
-                wanted.setdefault((tag.well_id, tag.node_id), (tag, item_parameters(tag, spec, settings)))
+                parameters = item_parameters(tag, spec, settings)
+                wanted.setdefault((tag.well_id, tag.node_id), (tag, kinds.setdefault(parameters, parameters)))
         items = self._kept.items
         stale = [item for series, item in items.items() if series not in wanted]
         await self._delete(stale)

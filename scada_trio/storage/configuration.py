@@ -7,8 +7,10 @@ calls it with an open connection. What changes the tables is in `scada_trio.stor
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -145,7 +147,7 @@ def load(connection: Connection, known: Mapping[str, bytes]) -> MasterRows:
             query = connections_query + _OF_CONNECTIONS
             connections = _select(connection, query, _connection, "scada_connections", problems, wanted, spoiled)
             query = tags_query + _OF_TAGS
-            tags = _select(connection, query, _tag, "tag_mappings", problems, wanted, spoiled)
+            tags = _select(connection, query, partial(_tag, wells={}), "tag_mappings", problems, wanted, spoiled)
     for row_id in spoiled:
         del digests[row_id]
     return MasterRows(tenants, connections, tags, tuple(problems), digests)
@@ -165,7 +167,7 @@ def list_connections(connection: Connection, tenant_id: UUID) -> tuple[Connectio
 def list_tags(connection: Connection, tenant_id: UUID) -> tuple[TagRow, ...]:
     """Every tag of a tenant's connections, active or not."""
     query = _ALL_TAGS.format(optional=_optional(connection, "tag_mappings"))
-    return _select(connection, query, _tag, "tag_mappings", [], {"tenant": str(tenant_id)})
+    return _select(connection, query, partial(_tag, wells={}), "tag_mappings", [], {"tenant": str(tenant_id)})
 
 
 _TENANTS: Final = sql.SQL(
@@ -227,20 +229,28 @@ def _connection(row: Row) -> ConnectionRow:
     )
 
 
-def _tag(row: Row) -> TagRow:
+def _tag(row: Row, wells: dict[str, UUID]) -> TagRow:
+    """Of ten thousand tags few have words of their own; what is the same is kept once."""
+    well = row["well_id"]
+    if well not in wells:
+        wells[well] = UUID(well)
     return TagRow(
         tag_id=UUID(row["id"]),
         tenant_id=UUID(row["tenant_id"]),
         connection_id=UUID(row["connection_id"]),
-        well_id=UUID(row["well_id"]),
-        node_id=row["opc_node_id"] or "",
-        data_type=row["data_type"],
-        name=row["tag_name"],
-        unit=row["unit"],
+        well_id=wells[well],
+        node_id=sys.intern(row["opc_node_id"] or ""),
+        data_type=_once(row["data_type"]),
+        name=_once(row["tag_name"]),
+        unit=_once(row["unit"]),
         scaling_factor=row["scaling_factor"],
         deadband=row["deadband"],
         parameters={column: row[column] for column in PARAMETERS["tag_mappings"]},
     )
+
+
+def _once(text: str | None) -> str | None:
+    return None if text is None else sys.intern(text)
 
 
 def _select(
