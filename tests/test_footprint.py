@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import platform
+import socket
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
+from opcua import ua
+
+from scada_trio.opcua.client import LinkClient, LinkSocket
 
 UNNEEDED = (
     *("opcua.server", "opcua.common.xmlimporter", "opcua.common.xmlexporter", "opcua.common.structures", "lxml"),
@@ -79,3 +84,32 @@ def test_threads_share_one_heap(limited: bool) -> None:
     statistics = subprocess.run(program, capture_output=True, text=True, check=True).stderr
     heaps = statistics.count("Arena ")
     assert (heaps == 1) if limited else (heaps > 1)
+
+
+def test_a_link_is_small() -> None:
+    """What python-opcua holds of each: a thousand links are a thousand times that."""
+    pairs = []
+
+    def open_link() -> None:
+        ours, theirs = socket.socketpair()
+        link = LinkSocket(
+            ours, timeout_s=1, policy=ua.SecurityPolicy(), send_chunk_bytes=65_536, on_backlog=lambda: None
+        )
+        client = LinkClient(
+            "opc.tcp://device:4840", link, policy=ua.SecurityPolicy(), application_uri="urn:x", session_timeout_s=60
+        )
+        pairs.append((ours, theirs, client))
+
+    open_link()  # caches are filled
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(20):
+            open_link()
+        bytes_a_link = (tracemalloc.get_traced_memory()[0] - before) / 20
+    finally:
+        tracemalloc.stop()
+        for ours, theirs, _ in pairs:
+            ours.close()
+            theirs.close()
+    assert bytes_a_link < 6_000

@@ -165,6 +165,18 @@ def _fill_text(url: SecretStr) -> None:
         )
 
 
+async def test_what_tags_have_in_common_is_kept_once(filled_url: SecretStr) -> None:
+    """Wells of a kind: ten thousand tags have few words, and those of a well have one id."""
+    master = _master(filled_url)
+    (spec,) = (await Registry(master, BOX).load()).values()
+    tags = [tag for connection in spec.connections.values() for tag in connection.tags]
+    assert len(tags) == 6
+    assert len({id(tag.well_id) for tag in tags}) == 3
+    assert len({id(tag.node_id) for tag in tags}) == len({id(tag.name) for tag in tags}) == 2
+    assert len({id(tag.data_type) for tag in tags}) == len({id(tag.sampling) for tag in tags}) == 1
+    master.close()
+
+
 async def test_the_loop_has_next_to_nothing_to_do_with_it(master_url: SecretStr) -> None:
     """Five thousand tags are read by a worker thread; read again, they cost the process next to nothing."""
     _fill(master_url, connections=500, tags=10)
