@@ -118,6 +118,9 @@ def make(
     if extra is not None:
         builder = builder.add_extension(extra, critical=True)
     signer = own_key if issuer is None else issuer.key
+    own_id = x509.SubjectKeyIdentifier.from_public_key(own_key.public_key())
+    signer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    builder = builder.add_extension(own_id, critical=False).add_extension(signer_id, critical=False)
     return Made(builder.sign(signer, algorithm or hashes.SHA256()), own_key, issuer)
 
 
