@@ -14,8 +14,10 @@ from uuid import UUID
 from scada_trio.api.backend import AggregatorStats, ConnectionListing, ConnectionReport, Health, TenantListing
 from scada_trio.audit import Actor
 from scada_trio.desired import ConnectionSpec, TagChange
-from scada_trio.errors import UnknownConnection, UnknownTenant
+from scada_trio.errors import ConfigurationRefused, UnknownConnection, UnknownTenant
+from scada_trio.exploring import Explorer
 from scada_trio.live import Watcher
+from scada_trio.nodes import BrowsePage, BrowseQuery, WalkPlace
 from scada_trio.queries import AggregatesPage, AggregatesQuery, ReadingScan
 from scada_trio.readings import ReadingRows, Tag
 from scada_trio.registry import tag_of
@@ -23,6 +25,7 @@ from scada_trio.secrets import SecretBox
 from scada_trio.status import TenantSnapshot
 from scada_trio.storage.master import MasterDatabase
 from scada_trio.tenant import Tenant
+from scada_trio.trial import Trial
 
 
 class Answers:
@@ -40,6 +43,7 @@ class Answers:
         reconcile: Callable[[], Awaitable[None]],
         snapshots: Callable[[], Sequence[TenantSnapshot]],
         health: Callable[[frozenset[UUID] | None], Awaitable[Health]],
+        explorer: Explorer,
     ) -> None:
         self._tenants = tenants
         self._master = master
@@ -47,6 +51,7 @@ class Answers:
         self._reconcile = reconcile
         self._snapshots = snapshots
         self._health = health
+        self._explorer = explorer
 
     async def read_readings(self, tenant_id: UUID, scan: ReadingScan, limit: int, fill: bool) -> ReadingRows:
         """See `Backend`."""
@@ -143,6 +148,27 @@ class Answers:
         """See `Backend`."""
         if not self._tenant(tenant_id).restart_connection(connection_id):
             raise UnknownConnection(f"connection {connection_id} does not exist or is not active")
+
+    async def browse(
+        self, tenant_id: UUID, device: ConnectionSpec | UUID, query: BrowseQuery, limit: int, place: WalkPlace | None
+    ) -> BrowsePage:
+        """See `Backend`."""
+        return await self._explorer.browse(self._device(tenant_id, device), query, limit, place)
+
+    async def try_device(self, tenant_id: UUID, device: ConnectionSpec | UUID, node_ids: Sequence[str]) -> Trial:
+        """See `Backend`."""
+        return await self._explorer.try_device(self._device(tenant_id, device), node_ids)
+
+    def _device(self, tenant_id: UUID, device: ConnectionSpec | UUID) -> ConnectionSpec:
+        connections = self._tenant(tenant_id).spec.connections
+        if isinstance(device, ConnectionSpec):
+            return device
+        spec = connections.get(device)
+        if spec is None:
+            raise UnknownConnection(f"connection {device} does not exist or is not active")
+        if spec.problem:
+            raise ConfigurationRefused(f"connection {device}: {spec.problem}")
+        return spec
 
     async def health(self, tenants: frozenset[UUID] | None = None) -> Health:
         """See `Backend`."""

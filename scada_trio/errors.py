@@ -138,6 +138,10 @@ class TooManyCalls(ScadaError):
     reason = "too_many_calls"
 
 
+class TooManyWalks(ScadaError):
+    """As many devices of this tenant are being looked at as may be at a time."""
+
+
 class SecretError(ScadaError):
     """A stored secret cannot be read or written; says why and shows nothing of it."""
 

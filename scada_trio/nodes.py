@@ -75,6 +75,23 @@ class FoundNode:
         return self.node_class is NodeClass.VARIABLE and self.problem is None
 
 
+class WalkPlace(NamedTuple):
+    """Where the next page of a walk begins: which walk, and how many pages came before."""
+
+    key: str
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrowsePage:
+    """Some nodes of a walk; ``following`` is None at its end. ``visited``, ``unread``: of the whole walk so far."""
+
+    nodes: Sequence[FoundNode]
+    following: WalkPlace | None
+    visited: int = 0
+    unread: int = 0
+
+
 class PathPattern:
     """A glob on paths: ``*`` and ``?`` stay within a name, ``**`` stands for any number of names.
 

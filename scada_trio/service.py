@@ -36,6 +36,7 @@ from scada_trio.backoff import full_jitter
 from scada_trio.config import Settings
 from scada_trio.desired import TenantSpec
 from scada_trio.errors import DatabaseError, ScadaError
+from scada_trio.exploring import Explorer
 from scada_trio.journal.file import prepare_directory
 from scada_trio.loop_lag import measure_loop_lag
 from scada_trio.master_state import MasterState
@@ -86,8 +87,15 @@ class Service:
         self._denials = DenialLog(master.record_denials)
         self._access = Access(settings.grpc_access, self._note_denied)
         self._board = StatusBoard(self.snapshots)
+        self._explorer = Explorer(settings.device, self._pki)
         self._answers = Answers(
-            self._tenants, master, secrets, reconcile=self._reconcile_now, snapshots=self.snapshots, health=self.health
+            self._tenants,
+            master,
+            secrets,
+            reconcile=self._reconcile_now,
+            snapshots=self.snapshots,
+            health=self.health,
+            explorer=self._explorer,
         )
 
     async def run(
@@ -112,6 +120,7 @@ class Service:
             serve = partial(serve_http, app, host=settings.metrics_host, port=settings.metrics_port, access=web)
             http = await nursery.start(serve, name="HTTP server")
             nursery.start_soon(self._pki.run, name="certificates")
+            nursery.start_soon(self._explorer.run, name="walks")
             nursery.start_soon(self._denials.run, name="denied calls")
             # before the first reading: what changes in between is heard of
             await nursery.start(self._master.run_listener, self._wake_up, name="configuration listener")

@@ -31,9 +31,11 @@ from scada_trio.errors import UnknownConnection, UnknownTenant
 from scada_trio.live import LiveHub, Watcher
 from scada_trio.logs import StreamHandler, configure_logging
 from scada_trio.losses import Loss
+from scada_trio.nodes import BrowsePage, BrowseQuery, FoundNode, NodeClass, WalkPlace
 from scada_trio.queries import Aggregate, AggregatesPage, AggregatesQuery, Position, ReadingScan
 from scada_trio.readings import ReadingRows, TagTable
 from scada_trio.status import ConnectionStatus, TenantSnapshot
+from scada_trio.trial import Outcome, Step, StepName, Trial
 
 NODE_CLIENTS = Path(__file__).parent / "node"
 TENANT = UUID("11111111-1111-4111-8111-111111111111")
@@ -61,6 +63,7 @@ class FakeBackend:
         self.aggregates: list[Aggregate] = []
         self.aggregates_query: AggregatesQuery | None = None
         self.restarted: list[UUID] = []
+        self.browsed: ConnectionSpec | UUID | None = None
         self.actors: list[Actor | None] = []
         self.pages = 0
         self.fault: BaseException | None = None
@@ -192,6 +195,24 @@ class FakeBackend:
             raise UnknownConnection(f"connection {connection_id} is not active")
         self.restarted.append(connection_id)
 
+    async def browse(
+        self, tenant_id: UUID, device: ConnectionSpec | UUID, query: BrowseQuery, limit: int, place: WalkPlace | None
+    ) -> BrowsePage:
+        await self._enter(tenant_id)
+        self.browsed = device
+        first = 0 if place is None else place.pages * limit
+        nodes = [
+            FoundNode(f"ns=1;i={n}", f"Field/{n}", str(n), NodeClass.VARIABLE, 2, data_type="Double", is_readable=True)
+            for n in range(12)
+        ]
+        following = WalkPlace("walk", first // limit + 1) if first + limit < len(nodes) else None
+        return BrowsePage(nodes[first : first + limit], following, visited=13)
+
+    async def try_device(self, tenant_id: UUID, device: ConnectionSpec | UUID, node_ids: Sequence[str]) -> Trial:
+        await self._enter(tenant_id)
+        self.browsed = device
+        return Trial([Step(StepName.REACH, Outcome.FAILED, "no answer", 1.5)])
+
     async def health(self, tenants: frozenset[UUID] | None = None) -> Health:
         await self._enter()
         if tenants is not None and TENANT not in tenants:
@@ -293,6 +314,8 @@ MESSAGES: Mapping[str, tuple[Any, Any]] = {
     "ListTenants": (scada_pb2.ListTenantsRequest, scada_pb2.ListTenantsResponse),
     "UpdateConnectionTags": (scada_pb2.UpdateConnectionTagsRequest, scada_pb2.UpdateConnectionTagsResponse),
     "SubscribeReadings": (scada_pb2.SubscribeReadingsRequest, scada_pb2.SubscribeReadingsResponse),
+    "BrowseNodes": (scada_pb2.BrowseNodesRequest, scada_pb2.BrowseNodesResponse),
+    "TestConnection": (scada_pb2.TestConnectionRequest, scada_pb2.TestConnectionResponse),
     "RestartConnection": (scada_pb2.RestartConnectionRequest, scada_pb2.RestartConnectionResponse),
 }
 

@@ -65,6 +65,8 @@ def request_fields(method: str) -> dict[str, Any]:
         fields["resolution"] = 1
     if method == "UpdateConnectionTags":
         fields["tags"] = connection_fields()["tags"]
+    if "device" in request:
+        fields["device"] = {"connection_id": str(CONNECTION)}
     return {name: value for name, value in fields.items() if name in request}
 
 
@@ -110,6 +112,20 @@ async def test_each_right_has_the_ones_below_it(
             assert denied == (needed > right), (method, answer)
     assert {denial.reason for denial in api_pki.denials} <= {"right"}
     assert len(api_pki.denials) == sum(needed > right for needed in NEEDED.values())
+
+
+@pytest.mark.parametrize("method", ["BrowseNodes", "TestConnection"])
+async def test_an_endpoint_that_is_not_stored_is_for_administrators(
+    serve_api: ServeApi, api_pki: ApiPki, backend: FakeBackend, method: str
+) -> None:
+    """Whoever may write could else send the service, and passwords, anywhere."""
+    fields: dict[str, Any] = {"tenant_id": str(TENANT), "device": {"endpoint_url": "opc.tcp://192.0.2.1:4840"}}
+    for right, allowed in ((Right.WRITE, False), (Right.ADMIN, True)):
+        api_pki.grant((WHO, right.name.lower(), [TENANT]))
+        async with serve_api(access=api_pki.access()) as served:
+            answer = await ask(api_pki, served.port, method, **fields)
+            assert (answer is not grpc.StatusCode.PERMISSION_DENIED) is allowed
+            assert (backend.browsed is not None) is allowed
 
 
 async def test_who_is_not_in_the_file_may_do_nothing(

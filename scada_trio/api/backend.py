@@ -14,9 +14,11 @@ from uuid import UUID
 from scada_trio.audit import Actor
 from scada_trio.desired import ConnectionSpec, TagChange
 from scada_trio.live import Watcher
+from scada_trio.nodes import BrowsePage, BrowseQuery, WalkPlace
 from scada_trio.queries import AggregatesPage, AggregatesQuery, ReadingScan
 from scada_trio.readings import ReadingRows, Tag
 from scada_trio.status import ConnectionReport, ConnectionStatus, TenantSnapshot
+from scada_trio.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,19 @@ class Backend(Protocol):
 
     async def restart_connection(self, tenant_id: UUID, connection_id: UUID) -> None:
         """Drop the session of an active connection; the next attempt is made at once."""
+        ...
+
+    async def browse(
+        self, tenant_id: UUID, device: ConnectionSpec | UUID, query: BrowseQuery, limit: int, place: WalkPlace | None
+    ) -> BrowsePage:
+        """The next nodes of a walk, from ``place`` of an earlier page; the id of an active connection will do.
+
+        Raises `DeviceError`, `TooManyWalks`, and `InvalidField` for a place that is none any more.
+        """
+        ...
+
+    async def try_device(self, tenant_id: UUID, device: ConnectionSpec | UUID, node_ids: Sequence[str]) -> Trial:
+        """Try a device, stored or not; a failure is a result."""
         ...
 
     async def health(self, tenants: frozenset[UUID] | None = None) -> Health:

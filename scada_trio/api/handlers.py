@@ -20,6 +20,7 @@ from scada_trio.api._generated import scada_pb2
 from scada_trio.api._generated.scada_grpc import ScadaServiceBase
 from scada_trio.api.backend import Backend
 from scada_trio.api.calls import in_trio, request_of
+from scada_trio.api.device_handlers import DeviceHandlers
 from scada_trio.api.live_handlers import LiveHandlers
 from scada_trio.api.query_handlers import QueryHandlers
 from scada_trio.errors import ConfigurationRefused, DatabaseError, UnknownTenant
@@ -31,7 +32,7 @@ _WATCH_EVERY_S: Final = 1.0
 log = structlog.get_logger()
 
 
-class ScadaHandlers(QueryHandlers, LiveHandlers, ScadaServiceBase):
+class ScadaHandlers(QueryHandlers, LiveHandlers, DeviceHandlers, ScadaServiceBase):
     """The service's own methods; see proto/scada.proto."""
 
     async def GetAggregatorStats(self, stream: Any) -> None:  # noqa: N802

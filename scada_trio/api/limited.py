@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from uuid import UUID
 
-from scada_trio.api.access import Caller
+from scada_trio.api.access import Caller, Right
 from scada_trio.api.backend import AggregatorStats, Backend, ConnectionListing, Health, TenantListing
 from scada_trio.audit import Actor
 from scada_trio.desired import ConnectionSpec, TagChange
 from scada_trio.errors import IdTaken, NotPermitted
 from scada_trio.live import Watcher
+from scada_trio.nodes import BrowsePage, BrowseQuery, WalkPlace
 from scada_trio.queries import AggregatesPage, AggregatesQuery, ReadingScan
 from scada_trio.readings import ReadingRows
 from scada_trio.status import ConnectionReport
+from scada_trio.trial import Trial
 
 
 class CallerBackend:
@@ -29,6 +31,7 @@ class CallerBackend:
         self._backend = backend
         self._actor = caller.actor
         self._tenants = caller.grant.tenants
+        self._right = caller.grant.right
 
     def _require(self, tenant_id: UUID) -> None:
         if self._tenants is not None and tenant_id not in self._tenants:
@@ -107,6 +110,24 @@ class CallerBackend:
         """See `Backend`."""
         self._require(tenant_id)
         await self._backend.restart_connection(tenant_id, connection_id)
+
+    async def browse(
+        self, tenant_id: UUID, device: ConnectionSpec | UUID, query: BrowseQuery, limit: int, place: WalkPlace | None
+    ) -> BrowsePage:
+        """See `Backend`."""
+        self._require_device(tenant_id, device)
+        return await self._backend.browse(tenant_id, device, query, limit, place)
+
+    async def try_device(self, tenant_id: UUID, device: ConnectionSpec | UUID, node_ids: Sequence[str]) -> Trial:
+        """See `Backend`."""
+        self._require_device(tenant_id, device)
+        return await self._backend.try_device(tenant_id, device, node_ids)
+
+    def _require_device(self, tenant_id: UUID, device: ConnectionSpec | UUID) -> None:
+        """Where the service connects to, and with which credentials, is the administrator's to say."""
+        self._require(tenant_id)
+        if isinstance(device, ConnectionSpec) and self._right < Right.ADMIN:
+            raise NotPermitted("right")
 
     async def health(self, tenants: frozenset[UUID] | None = None) -> Health:
         """See `Backend`."""

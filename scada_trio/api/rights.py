@@ -66,7 +66,8 @@ NEEDED: Final[Mapping[str, Right]] = {
         ),
         Right.READ,
     ),
-    **dict.fromkeys(("UpdateConnectionTags", "RestartConnection"), Right.WRITE),
+    # of an endpoint that is not stored, the last two need ADMIN: see `scada_trio.api.limited`
+    **dict.fromkeys(("UpdateConnectionTags", "RestartConnection", "BrowseNodes", "TestConnection"), Right.WRITE),
     # where the service connects to, and with which credentials
     **dict.fromkeys(("AddConnection", "RemoveConnection"), Right.ADMIN),
 }

@@ -70,6 +70,14 @@ class ScadaServiceBase(abc.ABC):
     async def RestartConnection(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.RestartConnectionRequest, scada_trio.api._generated.scada_pb2.RestartConnectionResponse]') -> None:
         pass
 
+    @abc.abstractmethod
+    async def BrowseNodes(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.BrowseNodesRequest, scada_trio.api._generated.scada_pb2.BrowseNodesResponse]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def TestConnection(self, stream: 'grpclib.server.Stream[scada_trio.api._generated.scada_pb2.TestConnectionRequest, scada_trio.api._generated.scada_pb2.TestConnectionResponse]') -> None:
+        pass
+
     def __mapping__(self) -> typing.Dict[str, grpclib.const.Handler]:
         return {
             '/scada.ScadaService/QueryReadings': grpclib.const.Handler(
@@ -155,6 +163,18 @@ class ScadaServiceBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 scada_trio.api._generated.scada_pb2.RestartConnectionRequest,
                 scada_trio.api._generated.scada_pb2.RestartConnectionResponse,
+            ),
+            '/scada.ScadaService/BrowseNodes': grpclib.const.Handler(
+                self.BrowseNodes,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                scada_trio.api._generated.scada_pb2.BrowseNodesRequest,
+                scada_trio.api._generated.scada_pb2.BrowseNodesResponse,
+            ),
+            '/scada.ScadaService/TestConnection': grpclib.const.Handler(
+                self.TestConnection,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                scada_trio.api._generated.scada_pb2.TestConnectionRequest,
+                scada_trio.api._generated.scada_pb2.TestConnectionResponse,
             ),
         }
 
@@ -245,4 +265,16 @@ class ScadaServiceStub:
             '/scada.ScadaService/RestartConnection',
             scada_trio.api._generated.scada_pb2.RestartConnectionRequest,
             scada_trio.api._generated.scada_pb2.RestartConnectionResponse,
+        )
+        self.BrowseNodes = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/scada.ScadaService/BrowseNodes',
+            scada_trio.api._generated.scada_pb2.BrowseNodesRequest,
+            scada_trio.api._generated.scada_pb2.BrowseNodesResponse,
+        )
+        self.TestConnection = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/scada.ScadaService/TestConnection',
+            scada_trio.api._generated.scada_pb2.TestConnectionRequest,
+            scada_trio.api._generated.scada_pb2.TestConnectionResponse,
         )

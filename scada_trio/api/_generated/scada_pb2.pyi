@@ -18,12 +18,19 @@ class Resolution(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RESOLUTION_HOURLY: _ClassVar[Resolution]
     RESOLUTION_DAILY: _ClassVar[Resolution]
     RESOLUTION_MONTHLY: _ClassVar[Resolution]
+
+class BrowseOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BROWSE_ORDER_DEPTH_FIRST: _ClassVar[BrowseOrder]
+    BROWSE_ORDER_BREADTH_FIRST: _ClassVar[BrowseOrder]
 ORDER_NEWEST_FIRST: Order
 ORDER_OLDEST_FIRST: Order
 RESOLUTION_AUTO: Resolution
 RESOLUTION_HOURLY: Resolution
 RESOLUTION_DAILY: Resolution
 RESOLUTION_MONTHLY: Resolution
+BROWSE_ORDER_DEPTH_FIRST: BrowseOrder
+BROWSE_ORDER_BREADTH_FIRST: BrowseOrder
 
 class QueryReadingsRequest(_message.Message):
     __slots__ = ("tenant_id", "well_id", "start_time", "end_time", "limit", "page_token", "tag_node_ids", "order", "start_time_us", "end_time_us")
@@ -471,6 +478,148 @@ class RestartConnectionRequest(_message.Message):
 class RestartConnectionResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class DeviceTarget(_message.Message):
+    __slots__ = ("connection_id", "endpoint_url", "security_mode", "security_policy", "username", "password")
+    CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_URL_FIELD_NUMBER: _ClassVar[int]
+    SECURITY_MODE_FIELD_NUMBER: _ClassVar[int]
+    SECURITY_POLICY_FIELD_NUMBER: _ClassVar[int]
+    USERNAME_FIELD_NUMBER: _ClassVar[int]
+    PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    connection_id: str
+    endpoint_url: str
+    security_mode: str
+    security_policy: str
+    username: str
+    password: str
+    def __init__(self, connection_id: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., security_mode: _Optional[str] = ..., security_policy: _Optional[str] = ..., username: _Optional[str] = ..., password: _Optional[str] = ...) -> None: ...
+
+class BrowseNodesRequest(_message.Message):
+    __slots__ = ("tenant_id", "device", "start_node_id", "order", "max_depth", "paths", "node_classes", "data_types", "namespaces", "storable_only", "include_server", "include_properties", "values", "limit", "page_token")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    START_NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    MAX_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    NODE_CLASSES_FIELD_NUMBER: _ClassVar[int]
+    DATA_TYPES_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACES_FIELD_NUMBER: _ClassVar[int]
+    STORABLE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_SERVER_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_PROPERTIES_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    device: DeviceTarget
+    start_node_id: str
+    order: BrowseOrder
+    max_depth: int
+    paths: _containers.RepeatedScalarFieldContainer[str]
+    node_classes: _containers.RepeatedScalarFieldContainer[str]
+    data_types: _containers.RepeatedScalarFieldContainer[str]
+    namespaces: _containers.RepeatedScalarFieldContainer[int]
+    storable_only: bool
+    include_server: bool
+    include_properties: bool
+    values: bool
+    limit: int
+    page_token: str
+    def __init__(self, tenant_id: _Optional[str] = ..., device: _Optional[_Union[DeviceTarget, _Mapping]] = ..., start_node_id: _Optional[str] = ..., order: _Optional[_Union[BrowseOrder, str]] = ..., max_depth: _Optional[int] = ..., paths: _Optional[_Iterable[str]] = ..., node_classes: _Optional[_Iterable[str]] = ..., data_types: _Optional[_Iterable[str]] = ..., namespaces: _Optional[_Iterable[int]] = ..., storable_only: _Optional[bool] = ..., include_server: _Optional[bool] = ..., include_properties: _Optional[bool] = ..., values: _Optional[bool] = ..., limit: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class BrowseNodesResponse(_message.Message):
+    __slots__ = ("nodes", "next_page_token", "nodes_visited", "nodes_unread")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NODES_VISITED_FIELD_NUMBER: _ClassVar[int]
+    NODES_UNREAD_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[BrowsedNode]
+    next_page_token: str
+    nodes_visited: int
+    nodes_unread: int
+    def __init__(self, nodes: _Optional[_Iterable[_Union[BrowsedNode, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., nodes_visited: _Optional[int] = ..., nodes_unread: _Optional[int] = ...) -> None: ...
+
+class BrowsedNode(_message.Message):
+    __slots__ = ("node_id", "path", "name", "node_class", "data_type", "is_array", "is_readable", "problem", "unit", "range_low", "range_high", "value", "status")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NODE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    IS_ARRAY_FIELD_NUMBER: _ClassVar[int]
+    IS_READABLE_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    RANGE_LOW_FIELD_NUMBER: _ClassVar[int]
+    RANGE_HIGH_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    path: str
+    name: str
+    node_class: str
+    data_type: str
+    is_array: bool
+    is_readable: bool
+    problem: str
+    unit: str
+    range_low: float
+    range_high: float
+    value: str
+    status: str
+    def __init__(self, node_id: _Optional[str] = ..., path: _Optional[str] = ..., name: _Optional[str] = ..., node_class: _Optional[str] = ..., data_type: _Optional[str] = ..., is_array: _Optional[bool] = ..., is_readable: _Optional[bool] = ..., problem: _Optional[str] = ..., unit: _Optional[str] = ..., range_low: _Optional[float] = ..., range_high: _Optional[float] = ..., value: _Optional[str] = ..., status: _Optional[str] = ...) -> None: ...
+
+class TestConnectionRequest(_message.Message):
+    __slots__ = ("tenant_id", "device", "node_ids")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    NODE_IDS_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    device: DeviceTarget
+    node_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tenant_id: _Optional[str] = ..., device: _Optional[_Union[DeviceTarget, _Mapping]] = ..., node_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TestConnectionResponse(_message.Message):
+    __slots__ = ("success", "steps", "endpoints", "certificate_thumbprint", "certificate_trusted", "certificate_refusal")
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_TRUSTED_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    success: bool
+    steps: _containers.RepeatedCompositeFieldContainer[TestStep]
+    endpoints: _containers.RepeatedCompositeFieldContainer[OfferedEndpoint]
+    certificate_thumbprint: str
+    certificate_trusted: bool
+    certificate_refusal: str
+    def __init__(self, success: _Optional[bool] = ..., steps: _Optional[_Iterable[_Union[TestStep, _Mapping]]] = ..., endpoints: _Optional[_Iterable[_Union[OfferedEndpoint, _Mapping]]] = ..., certificate_thumbprint: _Optional[str] = ..., certificate_trusted: _Optional[bool] = ..., certificate_refusal: _Optional[str] = ...) -> None: ...
+
+class TestStep(_message.Message):
+    __slots__ = ("name", "outcome", "detail", "duration_ms", "lines")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    outcome: str
+    detail: str
+    duration_ms: float
+    lines: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., outcome: _Optional[str] = ..., detail: _Optional[str] = ..., duration_ms: _Optional[float] = ..., lines: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class OfferedEndpoint(_message.Message):
+    __slots__ = ("security_mode", "security_policy", "user_tokens")
+    SECURITY_MODE_FIELD_NUMBER: _ClassVar[int]
+    SECURITY_POLICY_FIELD_NUMBER: _ClassVar[int]
+    USER_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    security_mode: str
+    security_policy: str
+    user_tokens: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, security_mode: _Optional[str] = ..., security_policy: _Optional[str] = ..., user_tokens: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RefusedTag(_message.Message):
     __slots__ = ("node_id", "status")
