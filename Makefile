@@ -43,7 +43,7 @@ install-dev: $(VENV)/.installed-dev $(NODE_STAMPS) ## and what its tests need
 demo: install ## wells, database and service in one command; Ctrl-C ends it
 	@$(BIN)/scada-trio demo
 
-test: install-dev ## all tests
+test: install-dev ## all tests; some minutes less without the short chaos suite (ARGS="-m 'not chaos'")
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: install-dev ## lint, formatting, types, generated code
