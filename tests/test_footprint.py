@@ -113,3 +113,33 @@ def test_a_link_is_small() -> None:
             ours.close()
             theirs.close()
     assert bytes_a_link < 6_000
+
+
+GARBAGE = """
+import gc, sys
+import scada_trio.commands.serve
+from scada_trio.allocator import collect_rarely
+if {rarely}:
+    collect_rarely()
+seen = []
+def note(phase, info):
+    if phase == "stop":
+        seen.append((info["generation"], info["collected"]))
+gc.callbacks.append(note)
+kept = [[number] for number in range(400_000)]
+full = sum(generation == 2 for generation, _ in seen)
+class Ring: pass
+for _ in range(100_000):
+    ring = Ring()
+    ring.itself = ring
+print(full, gc.get_freeze_count(), sum(collected for _, collected in seen))
+"""
+
+
+@pytest.mark.parametrize("rarely", [True, False])
+def test_a_full_look_for_garbage_is_rare(rarely: bool) -> None:
+    """As many objects as a thousand connections have, made at once; rings that die young are collected all the same."""
+    full, frozen, collected = map(int, _python(GARBAGE.format(rarely=rarely)).split())
+    assert (full == 0) if rarely else (full > 2)
+    assert (frozen > 100_000) == rarely
+    assert collected > 90_000
