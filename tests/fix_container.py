@@ -22,7 +22,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 BASE = "localhost/scada-trio-test-python:latest"
 IMAGE = "localhost/scada-trio-test:latest"
-_MIRROR = "http://deb.debian.org/debian"
 _NEEDED = ("podman", "runc")
 
 
@@ -172,7 +171,7 @@ def _base_image(podman: Podman, directory: Path) -> str:
     if shutil.which("debootstrap") is None:
         pytest.skip("debootstrap is not installed, and TEST_PYTHON_IMAGE names no base image")
     root, archive = directory / "root", directory / "root.tar"
-    command = ["debootstrap", "--variant=minbase", "--include=python3,python3-venv", "bookworm", str(root), _MIRROR]
+    command = ["debootstrap", "--variant=minbase", "--include=python3,python3-venv", "bookworm", str(root)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True, timeout=120)
