@@ -107,7 +107,7 @@ async def test_a_hypertable_takes_and_gives_readings(timescale_url: SecretStr) -
 def test_the_hypertable_is_set_up_as_promised(timescale_url: SecretStr) -> None:
     """Chunks of a day, one index, compression after a week by series, retention of two years, refresh policies."""
     report = migrate_tenant(timescale_url)
-    assert len(report.applied) == 7
+    assert len(report.applied) == 8
     assert migrate_tenant(timescale_url).applied == ()
     chunks = (
         "SELECT time_interval::text FROM timescaledb_information.dimensions WHERE hypertable_name = 'scada_readings'"
