@@ -303,6 +303,30 @@ def is_stale(connection: Connection) -> bool:
 # --- calls
 
 
+async def call_once(
+    url: SecretStr,
+    call: Callable[[Connection, Unpack[Ts]], T],
+    /,
+    *args: *Ts,
+    application_name: str,
+    connect_timeout_s: float,
+    statement_timeout_s: float,
+) -> T:
+    """``call(connection, *args)`` as `run_cancellable` runs it, on a connection that is opened and closed for it."""
+    limiter = trio.CapacityLimiter(1)
+    connection = await open_connection(
+        url,
+        application_name=application_name,
+        connect_timeout_s=connect_timeout_s,
+        statement_timeout_s=statement_timeout_s,
+        limiter=limiter,
+    )
+    try:
+        return await run_cancellable(connection, call, *args, limiter=limiter)
+    finally:
+        connection.close()
+
+
 async def run_cancellable(
     connection: Connection,
     call: Callable[[Connection, Unpack[Ts]], T],

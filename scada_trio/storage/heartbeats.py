@@ -14,13 +14,12 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
-import trio
 from pydantic import SecretStr
 
 from scada_trio.config import DatabaseTimeouts
 from scada_trio.readings import QUALITY_LABELS
 from scada_trio.storage.columns import take_columns
-from scada_trio.storage.connect import Connection, open_connection, run_cancellable
+from scada_trio.storage.connect import Connection, call_once
 from scada_trio.storage.latest import newest
 from scada_trio.times import moment
 
@@ -50,14 +49,8 @@ async def store_heartbeats(
 
     Deletes beats older than ``keep_days`` in the same transaction. Raises `DatabaseError`.
     """
-    limiter = trio.CapacityLimiter(1)
-    connection = await open_connection(url, application_name="scada-trio heartbeats", limiter=limiter, **timeouts)
-    try:
-        return await run_cancellable(
-            connection, _store, datetime.fromtimestamp(at, UTC), pulses, keep_days, limiter=limiter
-        )
-    finally:
-        connection.close()
+    beat = datetime.fromtimestamp(at, UTC)
+    return await call_once(url, _store, beat, pulses, keep_days, application_name="scada-trio heartbeats", **timeouts)
 
 
 def _store(connection: Connection, at: datetime, pulses: Sequence[Pulse], keep_days: int) -> int:

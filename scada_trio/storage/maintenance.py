@@ -16,12 +16,11 @@ from datetime import date
 from typing import Any, Final, LiteralString
 
 import psycopg
-import trio
 from psycopg import sql
 from pydantic import SecretStr
 
 from scada_trio.config import StorageSettings
-from scada_trio.storage.connect import Connection, open_connection, run_cancellable
+from scada_trio.storage.connect import Connection, call_once
 
 _LOCK: Final = 0x5CADB  # advisory lock of whoever maintains this database; freed with its connection
 _STATEMENT_TIMEOUT_S: Final = 60.0
@@ -98,18 +97,14 @@ async def maintain(url: SecretStr, periods: StorageSettings, *, connect_timeout_
     that wrote nothing for a year. Waits 5 s at most for a lock that a query holds. Raises `DatabaseError`; what was
     done until then stays.
     """
-    limiter = trio.CapacityLimiter(1)
-    connection = await open_connection(
+    return await call_once(
         url,
+        _maintain,
+        periods,
         application_name="scada-trio maintenance",
         connect_timeout_s=connect_timeout_s,
         statement_timeout_s=_STATEMENT_TIMEOUT_S,
-        limiter=limiter,
     )
-    try:
-        return await run_cancellable(connection, _maintain, periods, limiter=limiter)
-    finally:
-        connection.close()
 
 
 # --- in the worker thread

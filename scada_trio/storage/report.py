@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, LiteralString
 
-import trio
 from psycopg import errors, sql
 from pydantic import SecretStr
 
 from scada_trio.config import StorageSettings
 from scada_trio.storage.adoption import ROLLUPS, is_ours
-from scada_trio.storage.connect import Connection, open_connection, run_cancellable
+from scada_trio.storage.connect import Connection, call_once
 from scada_trio.storage.late import tells_repeated
 from scada_trio.times import FIRST_US, LAST_US, moment
 
@@ -202,18 +201,14 @@ async def read_report(
     url: SecretStr, periods: StorageSettings, *, connect_timeout_s: float, statement_timeout_s: float
 ) -> StorageReport:
     """Raises `DatabaseError`; `DatabaseMisconfigured` where there is no ``scada_readings``."""
-    limiter = trio.CapacityLimiter(1)
-    connection = await open_connection(
+    return await call_once(
         url,
+        _read,
+        periods,
         application_name="scada-trio storage report",
         connect_timeout_s=connect_timeout_s,
         statement_timeout_s=statement_timeout_s,
-        limiter=limiter,
     )
-    try:
-        return await run_cancellable(connection, _read, periods, limiter=limiter)
-    finally:
-        connection.close()
 
 
 # --- in the worker thread
