@@ -44,13 +44,18 @@ def read_tags(path: Path, connection_id: UUID) -> list[Tag]:
     return tags
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_text(path: Path) -> str:
+    """A user's file, with a byte order mark or without; `InvalidField` naming it where it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InvalidField(str(path), error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
         raise InvalidField(str(path), "is not UTF-8 text") from error
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    text = read_text(path)
     if path.suffix.lower() == ".json":
         yield from _json_rows(path, text)
     else:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from uuid import UUID, uuid5
 
 from scada_trio.errors import InvalidField
+from scada_trio.tagfile import read_text
 from scada_trio.validation import parse_uuid
 
 _NAMES_SHOWN = 5
@@ -95,13 +96,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _read_map(path: Path) -> Iterator[tuple[str, UUID]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InvalidField(str(path), error.strerror or str(error)) from error
-    except UnicodeDecodeError as error:
-        raise InvalidField(str(path), "is not UTF-8 text") from error
-    reader = csv.DictReader(text.splitlines(), strict=True)
+    reader = csv.DictReader(read_text(path).splitlines(), strict=True)
     if not {"name", "well_id"} <= set(reader.fieldnames or ()):
         raise InvalidField(f"{path} line 1", "must name the columns name and well_id")
     try:

@@ -42,18 +42,17 @@ def readings_query(request: scada_pb2.QueryReadingsRequest) -> ReadingsQuery:
     start_us = _start_or_end_us(request, "start_time")
     end_us = _start_or_end_us(request, "end_time")
     _check_order(start_us, end_us, "end_time_us" if request.HasField("end_time_us") else "end_time")
-    return ReadingsQuery(
-        parse_uuid("well_id", request.well_id),
-        start_us,
-        end_us,
-        node_ids(request.tag_node_ids),
-        _oldest_first(request.order),
-    )
+    return _readings_query(request, start_us, end_us)
 
 
 def stream_query(request: scada_pb2.StreamReadingsRequest) -> ReadingsQuery:
     """What StreamReadings asks for."""
-    start_us, end_us = _interval_us(request)
+    return _readings_query(request, *_interval_us(request))
+
+
+def _readings_query(
+    request: scada_pb2.QueryReadingsRequest | scada_pb2.StreamReadingsRequest, start_us: int, end_us: int
+) -> ReadingsQuery:
     return ReadingsQuery(
         parse_uuid("well_id", request.well_id),
         start_us,
