@@ -218,10 +218,12 @@ class _RsaVerifier:
         self._key.verify(signature, data, self._suite.signature_padding, self._suite.signature_hash)
 
 
-class _RsaEncryptor:
-    def __init__(self, suite: Suite, key: RSAPublicKey) -> None:
-        self._key, self._padding = key, suite.encryption_padding
-        self._block_bytes = key.key_size // 8
+class _RsaBlocks:
+    """How large the blocks are that a key of ``suite`` encrypts, and what they are then."""
+
+    def __init__(self, suite: Suite, key_bits: int) -> None:
+        self._padding = suite.encryption_padding
+        self._block_bytes = key_bits // 8
         self._plain_bytes = self._block_bytes - suite.encryption_overhead
 
     def plain_block_size(self) -> int:
@@ -229,23 +231,22 @@ class _RsaEncryptor:
 
     def encrypted_block_size(self) -> int:
         return self._block_bytes
+
+
+class _RsaEncryptor(_RsaBlocks):
+    def __init__(self, suite: Suite, key: RSAPublicKey) -> None:
+        super().__init__(suite, key.key_size)
+        self._key = key
 
     def encrypt(self, data: bytes) -> bytes:
         step = self._plain_bytes
         return b"".join(self._key.encrypt(data[at : at + step], self._padding) for at in range(0, len(data), step))
 
 
-class _RsaDecryptor:
+class _RsaDecryptor(_RsaBlocks):
     def __init__(self, suite: Suite, key: RSAPrivateKey) -> None:
-        self._key, self._padding = key, suite.encryption_padding
-        self._block_bytes = key.key_size // 8
-        self._plain_bytes = self._block_bytes - suite.encryption_overhead
-
-    def plain_block_size(self) -> int:
-        return self._plain_bytes
-
-    def encrypted_block_size(self) -> int:
-        return self._block_bytes
+        super().__init__(suite, key.key_size)
+        self._key = key
 
     def decrypt(self, data: bytes) -> bytes:
         step = self._block_bytes
