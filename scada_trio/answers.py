@@ -14,15 +14,17 @@ from uuid import UUID
 from scada_trio.api.backend import AggregatorStats, ConnectionListing, ConnectionReport, Health, TenantListing
 from scada_trio.audit import Actor
 from scada_trio.desired import ConnectionSpec, TagChange
-from scada_trio.errors import ConfigurationRefused, UnknownConnection, UnknownTenant
+from scada_trio.errors import ConfigurationRefused, InvalidField, UnknownConnection, UnknownTenant
 from scada_trio.exploring import Explorer
 from scada_trio.live import Watcher
 from scada_trio.nodes import BrowsePage, BrowseQuery, WalkPlace
 from scada_trio.queries import AggregatesPage, AggregatesQuery, ReadingScan
 from scada_trio.readings import ReadingRows, Tag
-from scada_trio.registry import tag_of
+from scada_trio.registry import parameters_of, tag_of
+from scada_trio.sampling import UNSET
 from scada_trio.secrets import SecretBox
-from scada_trio.status import TenantSnapshot
+from scada_trio.status import ConnectionStatus, TenantSnapshot
+from scada_trio.storage.configuration import ConnectionRow
 from scada_trio.storage.master import MasterDatabase
 from scada_trio.tenant import Tenant
 from scada_trio.trial import Trial
@@ -113,20 +115,8 @@ class Answers:
         tags: defaultdict[UUID, list[Tag]] = defaultdict(list)
         for tag_row in await self._master.list_tags(tenant_id):
             tags[tag_row.connection_id].append(tag_of(tag_row))
-        return [
-            ConnectionListing(
-                connection_id=row.connection_id,
-                name=row.name or "",
-                endpoint_url=row.endpoint_url,
-                security_mode=row.security_mode or "",
-                security_policy=row.security_policy or "",
-                username=row.username or None,
-                active=row.is_active,
-                tags=tags[row.connection_id],
-                status=statuses.get(row.connection_id),
-            )
-            for row in await self._master.list_connections(tenant_id)
-        ]
+        rows = await self._master.list_connections(tenant_id)
+        return [_listing(row, tags[row.connection_id], statuses.get(row.connection_id)) for row in rows]
 
     async def list_tenants(self) -> Sequence[TenantListing]:
         """See `Backend`."""
@@ -179,3 +169,23 @@ class Answers:
         if tenant is None:
             raise UnknownTenant(f"tenant {tenant_id} does not exist or does not run")
         return tenant
+
+
+def _listing(row: ConnectionRow, tags: Sequence[Tag], status: ConnectionStatus | None) -> ConnectionListing:
+    try:
+        publishing_interval_ms, sampling = parameters_of(row)
+    except InvalidField:
+        publishing_interval_ms, sampling = None, UNSET
+    return ConnectionListing(
+        connection_id=row.connection_id,
+        name=row.name or "",
+        endpoint_url=row.endpoint_url,
+        security_mode=row.security_mode or "",
+        security_policy=row.security_policy or "",
+        username=row.username or None,
+        active=row.is_active,
+        publishing_interval_ms=publishing_interval_ms,
+        sampling=sampling,
+        tags=tags,
+        status=status,
+    )

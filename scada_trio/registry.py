@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from scada_trio.desired import ConnectionSpec, SecurityMode, TenantSpec
 from scada_trio.errors import InvalidField
 from scada_trio.readings import Tag
-from scada_trio.sampling import UNSET, parse_deadband_percent, parse_publishing_interval, parse_sampling
+from scada_trio.sampling import UNSET, Sampling, parse_deadband_percent, parse_publishing_interval, parse_sampling
 from scada_trio.secrets import SecretBox, SecretError
 from scada_trio.storage.master import ConnectionRow, MasterDatabase, MasterRows, TagRow, TenantRow
 from scada_trio.validation import parse_endpoint, parse_security
@@ -111,6 +111,12 @@ def _tenant_spec(row: TenantRow, connections: Mapping[UUID, ConnectionSpec], sec
     return TenantSpec(row.tenant_id, row.name, url, connections, problem)
 
 
+def parameters_of(row: ConnectionRow) -> tuple[float | None, Sampling]:
+    """The publishing interval in ms and the sampling that a row means; raises `InvalidField`."""
+    interval_ms = parse_publishing_interval("publishing_interval_ms", row.parameters.get("publishing_interval_ms"))
+    return interval_ms, parse_sampling("", row.parameters)
+
+
 def _connection_spec(row: ConnectionRow, tag_rows: Iterable[TagRow], secrets: SecretBox) -> ConnectionSpec:
     problem: str | None = None
     mode, policy = SecurityMode.NONE, "None"
@@ -120,10 +126,7 @@ def _connection_spec(row: ConnectionRow, tag_rows: Iterable[TagRow], secrets: Se
     try:
         parse_endpoint("endpoint_url", row.endpoint_url)
         mode, policy = parse_security(row.security_mode or "", row.security_policy or "")
-        publishing_interval_ms = parse_publishing_interval(
-            "publishing_interval_ms", row.parameters.get("publishing_interval_ms")
-        )
-        sampling = parse_sampling("", row.parameters)
+        publishing_interval_ms, sampling = parameters_of(row)
         if row.password:
             password = secrets.decrypt(row.password)
     except (InvalidField, SecretError) as error:

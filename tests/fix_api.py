@@ -160,6 +160,8 @@ class FakeBackend:
                 security_policy=spec.security_policy,
                 username=spec.username,
                 active=spec.connection_id not in self.removed,
+                publishing_interval_ms=spec.publishing_interval_ms,
+                sampling=spec.sampling,
                 tags=spec.tags,
                 status=None if spec.connection_id in self.removed else self.link,
             )

@@ -267,6 +267,34 @@ async def test_a_connection_is_its_tenants_alone(postgres: PostgresServer) -> No
     ]
 
 
+async def test_a_list_tells_what_was_stored(postgres: PostgresServer, tenant_url: SecretStr) -> None:
+    """What AddConnection says of connection and tags comes back; what it left out, or cannot be read, is absent."""
+    own: dict[str, Any] = {"sampling_interval_ms": 250.0, "queue_size": 7, "discard_oldest": False}
+    full = mapping("A") | own | {"name": "Casing", "unit": "bar", "scaling_factor": 0.5, "deadband_percent": 2.0}
+    async with open_service(postgres) as running:
+        tenant = await running.add_tenant(tenant_url)
+        request = own | {"connection_id": str(uuid4()), "endpoint_url": "opc.tcp://127.0.0.1:1", "name": "rtu-17"}
+        request |= {"publishing_interval_ms": 2000.0}
+
+        async def listed() -> tuple[dict[str, Any], dict[str, Any]]:
+            answer = await running.call("ListConnections", tenant_id=str(tenant), include_tags=True)
+            (summary,) = answer.connections
+            (stored,) = summary.tags
+            summary, stored = ({f.name: value for f, value in message.ListFields()} for message in (summary, stored))
+            return summary, stored
+
+        await running.call("AddConnection", tenant_id=str(tenant), **request, tags=[full])
+        summary, stored = await listed()
+        assert {name: summary[name] for name in request} == request
+        assert stored == full
+        fetch(running.master_url, "UPDATE scada_connections SET queue_size = 0")
+        fetch(running.master_url, "UPDATE tag_mappings SET deadband_percent = NULL, queue_size = NULL")
+        summary, stored = await listed()
+    assert not set(own) & set(summary)
+    assert "publishing_interval_ms" not in summary
+    assert set(full) - set(stored) == {"deadband_percent", "queue_size"}
+
+
 async def test_a_restarted_connection_logs_in_anew_and_misses_nothing(
     postgres: PostgresServer, tenant_url: SecretStr
 ) -> None:

@@ -17,6 +17,7 @@ from scada_trio.live import Watcher
 from scada_trio.nodes import BrowsePage, BrowseQuery, WalkPlace
 from scada_trio.queries import AggregatesPage, AggregatesQuery, ReadingScan
 from scada_trio.readings import ReadingRows, Tag
+from scada_trio.sampling import Sampling
 from scada_trio.status import ConnectionReport, ConnectionStatus, TenantSnapshot
 from scada_trio.trial import Trial
 
@@ -40,7 +41,11 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionListing:
-    """One stored connection; ``status`` is None where it is not to run."""
+    """One stored connection; ``status`` is None where it is not to run.
+
+    ``publishing_interval_ms`` and ``sampling`` as they are stored; nothing where a row's cannot be read, of which an
+    active connection's status tells.
+    """
 
     connection_id: UUID
     name: str
@@ -49,6 +54,8 @@ class ConnectionListing:
     security_policy: str
     username: str | None
     active: bool
+    publishing_interval_ms: float | None
+    sampling: Sampling
     tags: Sequence[Tag]
     status: ConnectionStatus | None
 

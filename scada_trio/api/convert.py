@@ -175,6 +175,10 @@ def _connection_summary(listing: ConnectionListing, *, include_tags: bool) -> sc
         state="inactive",
         tags_configured=len(listing.tags),
         tags=[_tag_mapping(tag) for tag in listing.tags] if include_tags else (),
+        publishing_interval_ms=listing.publishing_interval_ms,
+        sampling_interval_ms=listing.sampling.interval_ms,
+        queue_size=listing.sampling.queue_size,
+        discard_oldest=listing.sampling.discard_oldest,
     )
     status = listing.status
     if status is not None:

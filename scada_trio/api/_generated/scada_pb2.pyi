@@ -372,7 +372,7 @@ class ListConnectionsResponse(_message.Message):
     def __init__(self, connections: _Optional[_Iterable[_Union[ConnectionSummary, _Mapping]]] = ...) -> None: ...
 
 class ConnectionSummary(_message.Message):
-    __slots__ = ("connection_id", "name", "endpoint_url", "security_mode", "security_policy", "username", "active", "state", "since", "attempts_failed", "last_error", "last_error_type", "tags_configured", "tags_monitored", "tags_refused", "readings", "readings_per_second", "last_reading_time", "tags")
+    __slots__ = ("connection_id", "name", "endpoint_url", "security_mode", "security_policy", "username", "active", "state", "since", "attempts_failed", "last_error", "last_error_type", "tags_configured", "tags_monitored", "tags_refused", "readings", "readings_per_second", "last_reading_time", "tags", "publishing_interval_ms", "sampling_interval_ms", "queue_size", "discard_oldest")
     CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_URL_FIELD_NUMBER: _ClassVar[int]
@@ -392,6 +392,10 @@ class ConnectionSummary(_message.Message):
     READINGS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     LAST_READING_TIME_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHING_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    DISCARD_OLDEST_FIELD_NUMBER: _ClassVar[int]
     connection_id: str
     name: str
     endpoint_url: str
@@ -411,7 +415,11 @@ class ConnectionSummary(_message.Message):
     readings_per_second: float
     last_reading_time: int
     tags: _containers.RepeatedCompositeFieldContainer[TagMapping]
-    def __init__(self, connection_id: _Optional[str] = ..., name: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., security_mode: _Optional[str] = ..., security_policy: _Optional[str] = ..., username: _Optional[str] = ..., active: _Optional[bool] = ..., state: _Optional[str] = ..., since: _Optional[int] = ..., attempts_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_type: _Optional[str] = ..., tags_configured: _Optional[int] = ..., tags_monitored: _Optional[int] = ..., tags_refused: _Optional[int] = ..., readings: _Optional[int] = ..., readings_per_second: _Optional[float] = ..., last_reading_time: _Optional[int] = ..., tags: _Optional[_Iterable[_Union[TagMapping, _Mapping]]] = ...) -> None: ...
+    publishing_interval_ms: float
+    sampling_interval_ms: float
+    queue_size: int
+    discard_oldest: bool
+    def __init__(self, connection_id: _Optional[str] = ..., name: _Optional[str] = ..., endpoint_url: _Optional[str] = ..., security_mode: _Optional[str] = ..., security_policy: _Optional[str] = ..., username: _Optional[str] = ..., active: _Optional[bool] = ..., state: _Optional[str] = ..., since: _Optional[int] = ..., attempts_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_type: _Optional[str] = ..., tags_configured: _Optional[int] = ..., tags_monitored: _Optional[int] = ..., tags_refused: _Optional[int] = ..., readings: _Optional[int] = ..., readings_per_second: _Optional[float] = ..., last_reading_time: _Optional[int] = ..., tags: _Optional[_Iterable[_Union[TagMapping, _Mapping]]] = ..., publishing_interval_ms: _Optional[float] = ..., sampling_interval_ms: _Optional[float] = ..., queue_size: _Optional[int] = ..., discard_oldest: _Optional[bool] = ...) -> None: ...
 
 class ListTenantsRequest(_message.Message):
     __slots__ = ()
