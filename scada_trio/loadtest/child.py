@@ -33,9 +33,10 @@ class LoadTestFailed(ScadaError):
 
 
 class ServiceChild:
-    """A service that runs; ``metrics_port`` is on loopback. `stop` lets it drain."""
+    """A service that runs; ``grpc_port`` and ``metrics_port`` are on loopback. `stop` lets it drain."""
 
     def __init__(self, process: trio.Process, log: Path) -> None:
+        self.grpc_port = 0
         self.metrics_port = 0
         self.pid = process.pid
         self.while_alive = trio.CancelScope()
@@ -102,6 +103,7 @@ class ServiceChild:
         if entry.get("level") in ("error", "critical"):
             self.errors += 1
         if entry.get("metrics_port"):
+            self.grpc_port = int(entry["grpc_port"])
             self.metrics_port = int(entry["metrics_port"])
             self._started.set()
 
