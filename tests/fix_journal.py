@@ -10,6 +10,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from uuid import UUID, uuid4
 
 import numpy as np
+import pytest
 import trio
 
 from scada_trio.accounts import Ledger
@@ -90,3 +91,9 @@ async def drain(journal: Journal, max_readings: int = 10_000) -> list[float]:
 def new_place(directory: Path) -> Place:
     """A place of its own under ``directory``."""
     return Place(directory, uuid4())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """A journal in the test's own directory."""
+    return Place(tmp_path / "journal")

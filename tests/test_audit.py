@@ -26,7 +26,7 @@ from tests.fix_pki import Made
 from tests.fix_postgres import PostgresServer, fetch
 from tests.fix_service import open_service
 from tests.fix_tls import ApiPki
-from tests.test_storage_master import FOREIGN
+from tests.master_samples import FOREIGN
 
 TENANT, CONNECTION, TAG = uuid4(), uuid4(), uuid4()
 WHO = Actor("URI:urn:test:nestjs", "192.0.2.7")

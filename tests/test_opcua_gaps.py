@@ -15,7 +15,7 @@ from scada_trio.opcua.sequence import advance, after, ahead, before
 from scada_trio.status import ConnectionState
 from tests.devices.scripted import SILENCE
 from tests.fix_devices import Rig
-from tests.fix_recovery import CODES, PATIENT, A, B, open_recovering, values
+from tests.fix_scripted import CODES, PATIENT, A, B, open_recovering, values
 
 LAST = 0xFFFFFFFF
 

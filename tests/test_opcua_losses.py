@@ -12,7 +12,7 @@ from scada_trio.memory import Followed, Mark
 from tests.devices.scripted import ScriptedDevice
 from tests.fix_devices import Memory, open_rig, tag
 from tests.fix_journal import WELL, Place, block
-from tests.fix_recovery import CODES, PATIENT, A, open_recovering
+from tests.fix_scripted import CODES, PATIENT, A, open_recovering
 
 B = tag("ns=1;s=b")
 

@@ -12,7 +12,7 @@ from opcua import ua
 from scada_trio.losses import LossReason, RememberedSubscription
 from tests.devices.scripted import SILENCE, ScriptedDevice
 from tests.fix_devices import Memory
-from tests.fix_recovery import CODES, PATIENT, A, B, open_recovering, open_taken_over, values
+from tests.fix_scripted import CODES, PATIENT, A, B, open_recovering, open_taken_over, values
 
 # ---- breaks
 

@@ -12,7 +12,7 @@ import trio.testing
 from scada_trio.status import ConnectionState
 from tests.devices.scripted import ScriptedDevice
 from tests.fix_devices import free_port, open_rig
-from tests.fix_recovery import PATIENT, A
+from tests.fix_scripted import PATIENT, A
 
 
 async def test_no_stampede() -> None:

@@ -15,8 +15,8 @@ from scada_trio.storage.maintenance import Maintenance, maintain
 from scada_trio.storage.migrate import MigrationReport, migrate_master, migrate_tenant
 from scada_trio.storage.tenant_db import open_tenant_writer
 from tests.fix_postgres import PostgresServer, fetch
+from tests.master_samples import FOREIGN
 from tests.storage_samples import BUFFER, NOON_US, batch, block, count_rows, tag_table
-from tests.test_storage_master import FOREIGN
 
 GOOD = Quality.GOOD
 TABLES = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"

@@ -1,4 +1,4 @@
-"""A device that keeps what a client missed, and a connection to it that remembers; for tests of recovery."""
+"""A device that does what the test says, and a connection to it; for tests of recovery, both remember."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import trio
+import trio.testing
 from opcua import ua
 
 from scada_trio.status import ConnectionState
@@ -17,6 +18,32 @@ from tests.fix_devices import FAST, Memory, Rig, open_rig, tag
 A, B = tag("ns=1;s=a"), tag("ns=1;s=b")
 CODES = ua.StatusCodes
 PATIENT = replace(FAST, keep_alive_s=100.0)
+"""For tests whose device is quiet because the test is."""
+
+
+@asynccontextmanager
+async def open_scripted(device: ScriptedDevice | None = None) -> AsyncIterator[ScriptedDevice]:
+    device = device or ScriptedDevice()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(device.serve)
+        yield device
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_pair(
+    *tags: Any, settings: Any = PATIENT, device: ScriptedDevice | None = None, **fields: Any
+) -> AsyncIterator[tuple[ScriptedDevice, Rig]]:
+    """A scripted device and a connection to it."""
+    async with open_scripted(device) as server, open_rig(server.url, tags, settings=settings, **fields) as rig:
+        yield server, rig
+
+
+@asynccontextmanager
+async def open_connected(*tags: Any, **options: Any) -> AsyncIterator[tuple[ScriptedDevice, Rig]]:
+    async with open_pair(*tags, **options) as (device, rig):
+        await rig.state(ConnectionState.CONNECTED)
+        yield device, rig
 
 
 @asynccontextmanager
