@@ -1,12 +1,12 @@
-import { readFileSync } from 'node:fs';
+import { accessSync, constants } from 'node:fs';
 
 /** What the environment says; README.md lists the variables with unit and default. */
 export interface Settings {
   readonly host: string;
   readonly port: number;
   readonly grpcUrl: string;
-  /** Undefined: clear text. The files are PEM; key and certificate are those of this client (mutual TLS). */
-  readonly tls: { readonly ca?: Buffer; readonly key?: Buffer; readonly certificate?: Buffer } | undefined;
+  /** Undefined: clear text. */
+  readonly tls: TlsFiles | undefined;
   /** How long a call may take, waiting for the service included. */
   readonly timeoutMs: number;
   /** Readings or aggregates in one gRPC answer; more are asked for page by page. */
@@ -15,6 +15,13 @@ export interface Settings {
   readonly databaseUrl: string | undefined;
   /** The service's ENCRYPTION_KEY, for passwords stored that way. */
   readonly encryptionKey: string | undefined;
+}
+
+/** PEM files: authorities of the service, undefined for those of the system; certificate and key of this client (mutual TLS). */
+export interface TlsFiles {
+  readonly ca: string | undefined;
+  readonly certificate: string | undefined;
+  readonly key: string | undefined;
 }
 
 export const SETTINGS = Symbol('Settings');
@@ -29,9 +36,7 @@ export function readSettings(env: Environment): Settings {
     host: env['HOST'] || '127.0.0.1',
     port: integer(env, 'PORT', 3000, 0, 65_535),
     grpcUrl: env['SCADA_GRPC_URL'] || '127.0.0.1:50051',
-    tls: flag(env, 'SCADA_GRPC_TLS')
-      ? { ca: file(env, 'SCADA_GRPC_TLS_CA'), key: file(env, 'SCADA_GRPC_TLS_KEY'), certificate: file(env, 'SCADA_GRPC_TLS_CERT') }
-      : undefined,
+    tls: tlsFiles(env),
     timeoutMs: integer(env, 'SCADA_GRPC_TIMEOUT_MS', 10_000, 100, 600_000),
     pageSize: integer(env, 'SCADA_GRPC_PAGE_SIZE', 5_000, 1, 10_000),
     databaseUrl: env['SCADA_MASTER_DATABASE_URL'] || undefined,
@@ -55,12 +60,31 @@ function flag(env: Environment, name: string): boolean {
   return text === 'true';
 }
 
-function file(env: Environment, name: string): Buffer | undefined {
+/** A certificate without SCADA_GRPC_TLS would be one that nobody asks for, and passwords would go in clear text. */
+function tlsFiles(env: Environment): TlsFiles | undefined {
+  const isOn = flag(env, 'SCADA_GRPC_TLS');
+  const files = {
+    ca: file(env, 'SCADA_GRPC_TLS_CA'),
+    certificate: file(env, 'SCADA_GRPC_TLS_CERT'),
+    key: file(env, 'SCADA_GRPC_TLS_KEY'),
+  };
+  if (!isOn && Object.values(files).some((path) => path !== undefined)) {
+    throw new SettingsError('SCADA_GRPC_TLS: true is needed with SCADA_GRPC_TLS_CA, SCADA_GRPC_TLS_CERT and SCADA_GRPC_TLS_KEY');
+  }
+  if ((files.certificate === undefined) !== (files.key === undefined)) {
+    const missing = files.key === undefined ? 'SCADA_GRPC_TLS_KEY' : 'SCADA_GRPC_TLS_CERT';
+    throw new SettingsError(`${missing}: certificate and key are needed together`);
+  }
+  return isOn ? files : undefined;
+}
+
+function file(env: Environment, name: string): string | undefined {
   const path = env[name];
   if (!path) return undefined;
   try {
-    return readFileSync(path);
+    accessSync(path, constants.R_OK);
   } catch (error) {
     throw new SettingsError(`${name}: ${(error as Error).message}`);
   }
+  return path;
 }

@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url';
-import { credentials } from '@grpc/grpc-js';
 import { Transport, type GrpcOptions } from '@nestjs/microservices';
 import type { Settings } from '../settings.js';
+import { channelCredentials } from './scada.credentials.js';
 
 export const SCADA_CLIENT = Symbol('ScadaClient');
 
@@ -22,9 +22,7 @@ export function clientOptions({ grpcUrl, tls }: Settings): GrpcOptions {
       keepalive: { keepaliveTimeMs: 20_000, keepaliveTimeoutMs: 10_000, keepalivePermitWithoutCalls: 1 },
       // A service that is back is found within 2 s.
       channelOptions: { 'grpc.initial_reconnect_backoff_ms': 100, 'grpc.max_reconnect_backoff_ms': 2_000 },
-      credentials: tls
-        ? credentials.createSsl(tls.ca ?? null, tls.key ?? null, tls.certificate ?? null)
-        : credentials.createInsecure(),
+      credentials: channelCredentials(tls),
     },
   };
 }

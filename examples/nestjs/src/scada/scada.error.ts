@@ -9,6 +9,7 @@ export interface FieldProblem {
 
 const HTTP: Partial<Record<status, HttpStatus>> = {
   [status.INVALID_ARGUMENT]: HttpStatus.BAD_REQUEST,
+  [status.PERMISSION_DENIED]: HttpStatus.FORBIDDEN,
   [status.NOT_FOUND]: HttpStatus.NOT_FOUND,
   [status.FAILED_PRECONDITION]: HttpStatus.CONFLICT,
   [status.UNAVAILABLE]: HttpStatus.SERVICE_UNAVAILABLE,
@@ -16,6 +17,9 @@ const HTTP: Partial<Record<status, HttpStatus>> = {
   [status.RESOURCE_EXHAUSTED]: HttpStatus.PAYLOAD_TOO_LARGE,
   [status.UNIMPLEMENTED]: HttpStatus.NOT_IMPLEMENTED,
 };
+
+/** RESOURCE_EXHAUSTED is a message that is too large, or one of these. */
+const TOO_MANY: readonly (string | undefined)[] = ['TOO_MANY_CALLS', 'TOO_MANY_WALKS'];
 
 /** A call that failed, as everything above gRPC sees it. */
 export class ScadaError extends Error {
@@ -31,6 +35,8 @@ export class ScadaError extends Error {
   static from(error: ServiceError, isConnected: boolean): ScadaError {
     if (error.code === status.DEADLINE_EXCEEDED && !isConnected) return ScadaError.late(isConnected);
     const [trailer] = error.metadata?.get('grpc-status-details-bin') ?? [];
+    // The library's own, with addresses in its text: what the service says itself has details.
+    if (error.code === status.UNAVAILABLE && trailer === undefined) return ScadaError.late(false);
     const details = Buffer.isBuffer(trailer) ? decodeDetails(trailer) : { fields: [] };
     const fields = details.fields.map(({ field, description }) => ({ field: camelCase(field), description }));
     return new ScadaError(error.code, error.details, { ...details, fields });
@@ -44,6 +50,7 @@ export class ScadaError extends Error {
   }
 
   get httpStatus(): HttpStatus {
+    if (TOO_MANY.includes(this.details.reason)) return HttpStatus.TOO_MANY_REQUESTS;
     return HTTP[this.code] ?? HttpStatus.BAD_GATEWAY;
   }
 

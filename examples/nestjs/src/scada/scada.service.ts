@@ -1,5 +1,5 @@
-import { connectivityState, Metadata, type ClientReadableStream, type ServiceError } from '@grpc/grpc-js';
-import { Inject, Injectable, NotFoundException, type OnModuleInit } from '@nestjs/common';
+import { connectivityState, Metadata, status, type ClientReadableStream, type ServiceError } from '@grpc/grpc-js';
+import { Inject, Injectable, Logger, NotFoundException, type OnModuleInit } from '@nestjs/common';
 import type { ClientGrpc } from '@nestjs/microservices';
 import { firstValueFrom, type Observable } from 'rxjs';
 import { SETTINGS, type Settings } from '../settings.js';
@@ -17,6 +17,7 @@ const HEALTH_TIMEOUT_MS = 2_000;
  */
 @Injectable()
 export class ScadaService implements OnModuleInit {
+  private readonly log = new Logger(ScadaService.name);
   private api!: scada.ScadaApi;
   private client!: scada.ScadaClient;
 
@@ -168,7 +169,10 @@ export class ScadaService implements OnModuleInit {
   }
 
   private scadaError(error: unknown): unknown {
-    return isServiceError(error) ? ScadaError.from(error, this.isConnected) : error;
+    if (!isServiceError(error)) return error;
+    // Why there is no connection (a certificate, for instance) is for whoever runs this, not for who asked.
+    if (error.code === status.UNAVAILABLE && !this.isConnected) this.log.warn(error.details);
+    return ScadaError.from(error, this.isConnected);
   }
 }
 
