@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -51,12 +51,19 @@ class Rig:
 
 @asynccontextmanager
 async def open_rig(
-    load: Load, directory: Path, *, database_url: SecretStr | None, keep: bool, say: Say
+    load: Load,
+    directory: Path,
+    *,
+    database_url: SecretStr | None,
+    keep: bool,
+    environment: Mapping[str, str],
+    say: Say,
 ) -> AsyncIterator[Rig]:
     """All of it running and configured; files are in ``directory``, databases are dropped at the end unless ``keep``.
 
     ``database_url`` is any database of a server whose login may create databases; None: a server of our own in
-    ``directory``. Raises `ConfigError`, `DatabaseError`, `LoadTestFailed`.
+    ``directory``. ``environment`` goes over ours for the service. Raises `ConfigError`, `DatabaseError`,
+    `LoadTestFailed`.
     """
     async with AsyncExitStack() as stack:
         if database_url is None:
@@ -82,8 +89,8 @@ async def open_rig(
         key = SecretStr(secrets.token_hex(16))
         await _configure(master_url, tenant_urls, field.wells, SecretBox(key), say)
         say("starting the service")
-        environment = _environment(load, master_url, key, directory)
-        service = await stack.enter_async_context(open_service(environment, directory / "service.log"))
+        variables = _environment(load, master_url, key, directory) | dict(environment)
+        service = await stack.enter_async_context(open_service(variables, directory / "service.log"))
         wells = {well.well_id: number for number, well in enumerate(field.wells, start=1)}
         yield Rig(field, service, record, tenant_urls, wells, await _in_thread(server_version, tenant_urls[0]))
 

@@ -5,8 +5,10 @@ open_rig ─► all connected ─► warm-up ─► measured ─► wells paused
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -27,7 +29,8 @@ from scada_trio.storage.tally import stored_steps
 SAMPLE_EVERY_S: Final = 1.0
 DRAIN_TIMEOUT_S: Final = 120.0
 _CONNECT_S: Final = (30.0, 0.1)  # at least, and for each well
-_QUIET_SAMPLES: Final = 3
+_QUIET_SAMPLES: Final = 3  # and as many as a device may keep its last values for
+_PUBLISHING_MS: Final = 1000.0
 _WINDOW_SAMPLES: Final = 2
 
 Show = Callable[[Sequence[Sample], str], None]
@@ -36,12 +39,20 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Where and how; ``late_s`` is when a reading counts as late."""
+    """Where and how; ``late_s`` is when a reading counts as late, ``environment`` goes over ours for the service."""
 
     directory: Path
     database_url: SecretStr | None = None
     keep: bool = False
     late_s: float = 15.0
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def quiet_samples(self) -> int:
+        """Samples without a new value after which no device has any left."""
+        name = "OPC_PUBLISHING_INTERVAL_MS"
+        interval_ms = float(self.environment.get(name) or os.environ.get(name) or _PUBLISHING_MS)
+        return _QUIET_SAMPLES + math.ceil(interval_ms / 1000 / SAMPLE_EVERY_S) - 1
 
 
 async def run_load_test(load: Load, options: Options, *, say: Say, show: Show) -> tuple[Report, list[Sample]]:
@@ -50,23 +61,36 @@ async def run_load_test(load: Load, options: Options, *, say: Say, show: Show) -
     ``say`` is told what is being done before there are figures, ``show`` gets all samples once a second. Raises
     `LoadTestFailed`, `ConfigError` or `DatabaseError` where it cannot be carried out.
     """
-    async with open_rig(load, options.directory, database_url=options.database_url, keep=options.keep, say=say) as rig:
-        run = _Run(load, Sampler(rig), show)
-        await run.until_connected()
-        await run.take_for(load.warmup_s, "warming up")
-        first = len(run.samples) - 1
-        await run.take_for(load.duration_s, "measuring")
-        measured = run.samples[first:]
-        kept = list(run.samples)
-        await rig.field.pause()
-        await run.until_drained()
-        say("stopping the service")
-        status = await rig.service.stop()
-        say("counting what is stored")
-        account = await trio.to_thread.run_sync(partial(_count, rig, measured, options.late_s))
-        figures = measure(measured, account, service_errors=rig.service.errors, service_status=status)
-        measured_s = measured[-1].at_s - measured[0].at_s
-        return Report(load, rig.database, figures, account, measured_s), kept
+    opened = open_rig(
+        load,
+        options.directory,
+        database_url=options.database_url,
+        keep=options.keep,
+        environment=options.environment,
+        say=say,
+    )
+    async with opened as rig:
+        return await measure_rig(rig, load, options, say=say, show=show)
+
+
+async def measure_rig(rig: Rig, load: Load, options: Options, *, say: Say, show: Show) -> tuple[Report, list[Sample]]:
+    """The same with a rig that runs; its service is stopped by it."""
+    run = _Run(load, Sampler(rig), show)
+    await run.until_connected()
+    await run.take_for(load.warmup_s, "warming up")
+    first = len(run.samples) - 1
+    await run.take_for(load.duration_s, "measuring")
+    measured = run.samples[first:]
+    kept = list(run.samples)
+    await rig.field.pause()
+    await run.until_drained(options.quiet_samples)
+    say("stopping the service")
+    status = await rig.service.stop()
+    say("counting what is stored")
+    account = await trio.to_thread.run_sync(partial(_count, rig, measured, options.late_s))
+    figures = measure(measured, account, service_errors=rig.service.errors, service_status=status)
+    measured_s = measured[-1].at_s - measured[0].at_s
+    return Report(load, rig.database, figures, account, measured_s), kept
 
 
 class _Run:
@@ -98,11 +122,11 @@ class _Run:
             await self._take(phase)
             taken += 1
 
-    async def until_drained(self) -> None:
+    async def until_drained(self, quiet_samples: int) -> None:
         """Wait until nothing more comes and nothing waits; a service that does not get there shows in the count."""
         quiet = 0
         with trio.move_on_after(DRAIN_TIMEOUT_S):
-            while quiet < _QUIET_SAMPLES:
+            while quiet < quiet_samples:
                 before = self.samples[-1]
                 sample = await self._take("draining")
                 is_quiet = sample.counter("buffered") == 0 and sample.counter("received") == before.counter("received")
