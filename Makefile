@@ -9,7 +9,7 @@ NPM := $(shell command -v npm 2>/dev/null)
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy bench-secured bench-queries bench-streaming loadtest chaos image clean
+.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy bench-secured bench-queries bench-streaming curves loadtest chaos image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,10 @@ bench-queries: install-dev ## pages and streams over gRPC against a bare fetch o
 
 bench-streaming: install-dev ## large streams beside ingestion: event loop lag, memory, rows a second (ARGS="--millions 10")
 	@$(BIN)/python -m benchmarks.streaming $(ARGS)
+
+curves: install-dev ## how cost grows with tags, connections, tenants ...; writes docs/ (ARGS="--sweep tags")
+	@$(BIN)/python -W ignore -m benchmarks.curves $(ARGS)
+	@$(BIN)/python -W ignore -m benchmarks.curves --documents
 
 lock: ## resolve the locks anew (needs uv)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras \
