@@ -56,8 +56,8 @@ async def open_rig(
     *,
     database_url: SecretStr | None,
     keep: bool,
-    environment: Mapping[str, str],
     say: Say,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Rig]:
     """All of it running and configured; files are in ``directory``, databases are dropped at the end unless ``keep``.
 
@@ -89,7 +89,7 @@ async def open_rig(
         key = SecretStr(secrets.token_hex(16))
         await _configure(master_url, tenant_urls, field.wells, SecretBox(key), say)
         say("starting the service")
-        variables = _environment(load, master_url, key, directory) | dict(environment)
+        variables = _environment(load, master_url, key, directory) | dict(environment or {})
         service = await stack.enter_async_context(open_service(variables, directory / "service.log"))
         wells = {well.well_id: number for number, well in enumerate(field.wells, start=1)}
         yield Rig(field, service, record, tenant_urls, wells, await _in_thread(server_version, tenant_urls[0]))
