@@ -1,4 +1,4 @@
-"""The commands of load tests, ``simulate`` and ``loadtest``, and their options. Registered by `cli`."""
+"""Load: ``simulate``, ``loadtest``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import trio
 import typer
-from pydantic import SecretStr
 
 from scada_trio.errors import ConfigError, InvalidField
-from scada_trio.logs import configure_logging
 from scada_trio.terminal import out
 
 if TYPE_CHECKING:
@@ -71,6 +68,8 @@ def simulate(
     motor current and a vibration switch move as those of real wells do, with sensors that fail. Piped, standard output
     has a line of JSON for each well, with its endpoint and node ids.
     """
+    import trio
+
     from scada_trio.commands.simulate import simulate as command
     from scada_trio.loadtest.load import Mode, load_of
 
@@ -121,7 +120,11 @@ def loadtest(
 
     Exit status 0: everything promised holds; 1: it does not, or the test could not be carried out.
     """
+    import trio
+    from pydantic import SecretStr
+
     from scada_trio.loadtest.load import Mode, load_of
+    from scada_trio.logs import configure_logging
 
     if not all(importlib.util.find_spec(name) for name in ("psutil", "matplotlib")):
         raise ConfigError("loadtest", "needs extra packages: pip install 'scada-trio[loadtest]'")

@@ -1,15 +1,14 @@
-"""The command ``trust`` and its options. Registered by `cli`."""
+"""Devices whose certificates are accepted: ``trust add``, ``list``, ``remove``."""
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from scada_trio.config import Settings
-from scada_trio.logs import configure_logging
+from scada_trio.cli.options import FormatOption, OutputFormat
+from scada_trio.cli.run import load_settings
 from scada_trio.terminal import out
 
 
@@ -44,17 +43,15 @@ def trust_add(
     """Trust a device, or an authority and every device that it issued a certificate to."""
     from scada_trio.commands.trust import trust as command
 
-    command(_settings(), out, name)
+    command(load_settings(), out, name)
 
 
 @trust_app.command("list")
-def trust_list(
-    output: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="How to print.")] = "table",
-) -> None:
+def trust_list(output: FormatOption = OutputFormat.TABLE) -> None:
     """List our own certificate, those that are trusted, issuers, and those that were rejected."""
     from scada_trio.commands.trust import list_trust as command
 
-    command(_settings(), out, output)
+    command(load_settings(), out, output.value)
 
 
 @trust_app.command("remove")
@@ -62,10 +59,4 @@ def trust_remove(name: TrustedName) -> None:
     """Trust a certificate no longer; connections that rely on it end."""
     from scada_trio.commands.trust import remove_trust as command
 
-    command(_settings(), out, name)
-
-
-def _settings() -> Settings:
-    settings = Settings.load()
-    configure_logging("WARNING", "console", sys.stderr)
-    return settings
+    command(load_settings(), out, name)
