@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NPM := $(shell command -v npm 2>/dev/null)
 UV ?= uv
+AUDIT := build/audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test check format proto lock bench-decode bench-connections bench-copy bench-secured bench-queries bench-streaming curves loadtest chaos image clean
+.PHONY: help install install-dev demo audit licences sbom vulnerabilities test check format proto lock bench-decode bench-connections bench-copy bench-secured bench-queries bench-streaming curves loadtest chaos image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,12 +95,37 @@ curves: install-dev ## how cost grows with tags, connections, tenants ...; write
 	@$(BIN)/python -W ignore -m benchmarks.curves $(ARGS)
 	@$(BIN)/python -W ignore -m benchmarks.curves --documents
 
+$(AUDIT)/.installed: requirements-audit.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none was found; set PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "installing what audits into $(AUDIT) ..."
+	@$(PYTHON) -m venv --clear $(AUDIT)
+	@$(AUDIT)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-audit.lock
+	@touch $@
+
+audit: licences sbom vulnerabilities ## licences, known vulnerabilities and an SBOM of all that is locked
+
+licences: install $(AUDIT)/.installed ## hold the licences of requirements.lock to scripts/licences.toml
+	@$(AUDIT)/bin/python scripts/licences.py requirements.lock $(VENV)
+
+sbom: $(AUDIT)/.installed ## write what requirements.lock has into build/sbom.cdx.json (CycloneDX)
+	@sed "s/^dynamic = .*/version = \"$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' scada_trio/__init__.py)\"/" \
+	  pyproject.toml > build/pyproject.toml
+	@$(AUDIT)/bin/cyclonedx-py requirements --pyproject build/pyproject.toml --output-reproducible \
+	  --spec-version 1.6 --output-format JSON --output-file build/sbom.cdx.json requirements.lock
+	@echo "build/sbom.cdx.json"
+
+vulnerabilities: $(AUDIT)/.installed ## ask for known vulnerabilities (needs the internet)
+	@$(AUDIT)/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock
+	@cd examples/nestjs && npm audit
+
 lock: ## resolve the locks anew (needs uv)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras \
 	  --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements-dev.lock
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --extra embedded --extra build -c requirements-dev.lock \
 	  --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group audit \
+	  --no-emit-index-url --no-emit-find-links -o requirements-audit.lock
 
 clean: ## remove the environment and caches; data stays
-	rm -rf $(VENV) tests/node/node_modules examples/nestjs/node_modules examples/nestjs/dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build tests/node/node_modules examples/nestjs/node_modules examples/nestjs/dist .pytest_cache .mypy_cache .ruff_cache
