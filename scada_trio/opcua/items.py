@@ -19,7 +19,7 @@ from scada_trio.opcua.layouts import Layout
 _LOOK_AHEAD: Final = 256
 
 # From how many items on a layout is decoded by column: numpy takes about 25 µs a layout, one by one takes 1 µs an item.
-_COLUMNS_FROM: Final = 24
+COLUMNS_FROM: Final = 24
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +38,7 @@ class MixedItems:
     ``groups`` hold the layouts that many items have. The others are rewritten: ``records`` has them one behind the
     other in `layouts.COMMON`, ``places`` says where in the message they were. Of those the ones that are neither a
     number nor Bad are left out: ``unstorable`` has handle and reason of each, ``overflowed`` how many have the
-    overflow bit.
+    overflow bit. ``order`` is the layout of each item, None where one is of no fixed size.
     """
 
     groups: list[Group]
@@ -46,10 +46,11 @@ class MixedItems:
     places: list[int] = field(default_factory=list)
     unstorable: list[tuple[int, str]] = field(default_factory=list)
     overflowed: int = 0
+    order: list[Layout] | None = field(default_factory=list)
 
     def add_group(self, group: Group, body: bytes) -> None:
         """Keep a group if it is large enough, else rewrite its items."""
-        if len(group.places) >= _COLUMNS_FROM:
+        if len(group.places) >= COLUMNS_FROM:
             self.groups.append(group)
         else:
             for place, offset in zip(group.places, group.offsets, strict=True):
@@ -89,6 +90,7 @@ def group_items(body: bytes, offset: int, end: int, count: int) -> MixedItems:
         if layout is None:
             offset = _cut_value(body, offset, end, place, mixed)
             place += 1
+            mixed.order = None
         else:
             size = layout.size
             if offset + size > end:
@@ -104,6 +106,8 @@ def group_items(body: bytes, offset: int, end: int, count: int) -> MixedItems:
                 length = 1
                 group.offsets.append(offset)
                 group.places.append(place)
+            if mixed.order is not None:
+                mixed.order += [layout] * length
             offset += length * size
             place += length
         previous = layout

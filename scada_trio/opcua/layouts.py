@@ -16,13 +16,16 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scada_trio.opcua import wire
 from scada_trio.readings import Quality
+
+if TYPE_CHECKING:
+    from scada_trio.opcua.shapes import Shape
 
 VALUE, STATUS, SOURCE_TIME, SERVER_TIME, SOURCE_PICOSECONDS, SERVER_PICOSECONDS = (1 << bit for bit in range(6))
 ALL_FIELDS: Final = 0x3F
@@ -87,6 +90,8 @@ class HandleMap:
 
     Handles are small integers from 1, given by us; the columns are as long as the largest. ``tag`` int32, number in the
     tenant's `TagTable` or -1 where the handle stands for nothing; ``scale`` float64. Used from the Trio thread only.
+
+    ``shape`` is that of the subscription's latest mixed messages, ``latest`` what tells the last one's from others.
     """
 
     def __init__(self) -> None:
@@ -94,6 +99,8 @@ class HandleMap:
         self.tag: NDArray[np.int32] = np.full(16, -1, np.int32)
         self.scale: NDArray[np.float64] = np.ones(16, np.float64)
         self._scaled = 0
+        self.shape: Shape | None = None
+        self.latest = 0
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self.tag >= 0))
@@ -133,10 +140,12 @@ class HandleMap:
 class Layout:
     """One form of an item: ``size`` bytes, of which ``dtype`` names the fields.
 
-    ``reason`` says why its value has no number, and is None where it has one. ``form`` and ``pick`` read a single item.
+    ``reason`` says why its value has no number, and is None where it has one; ``kind`` is the type byte, or what stands
+    in its place. ``form`` and ``pick`` read a single item.
     """
 
     mask: int
+    kind: int
     size: int
     dtype: np.dtype[np.void]
     boolean: bool
@@ -149,7 +158,8 @@ class Layout:
         return self.pick(self.form.unpack_from(buffer, offset) + _ABSENT)
 
 
-_ABSENT: Final = (math.nan, 0)  # behind the fields of every item, so that a missing one is picked from here
+NAN: Final = math.nan
+_ABSENT: Final = (NAN, 0)  # behind the fields of every item, so that a missing one is picked from here
 _ABSENT_VALUE, _ABSENT_NUMBER = -2, -1
 
 
@@ -175,7 +185,7 @@ def _layout(mask: int, kind: int, reason: str | None) -> Layout:
     picks = (read.index(name) if name in read else _ABSENT_NUMBER for name in ("status", "source", "server"))
     pick = operator.itemgetter(0, read.index("value") if "value" in read else _ABSENT_VALUE, *picks)
     form = struct.Struct("<" + "".join(of_struct for _, _, of_struct in forms))
-    return Layout(mask, dtype.itemsize, dtype, kind == BOOLEAN, reason, form, pick)
+    return Layout(mask, kind, dtype.itemsize, dtype, kind == BOOLEAN, reason, form, pick)
 
 
 @cache
@@ -200,13 +210,13 @@ FIXED_LAYOUTS: Final = _fixed_layouts()
 
 # What any item can be rewritten to: a Double with all fields, where a time of 0 is none.
 COMMON: Final = FIXED_LAYOUTS[(VALUE | STATUS | SOURCE_TIME | SERVER_TIME) << 8 | DOUBLE]
-_COMMON_FORM: Final = struct.Struct("<IBBdIQQ")
+COMMON_FORM: Final = struct.Struct("<IBBdIQQ")
 
 
 def common_record(fields: Fields) -> bytes:
     """The item as a record of layout `COMMON`."""
     handle, value, status, source, server = fields
-    return _COMMON_FORM.pack(handle, COMMON.mask, DOUBLE, value, status, source, server)
+    return COMMON_FORM.pack(handle, COMMON.mask, DOUBLE, value, status, source, server)
 
 
 Records = np.ndarray[Any, np.dtype[np.void]]

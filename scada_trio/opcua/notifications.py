@@ -8,7 +8,8 @@ the connection calls `decode_publish` for every answer, in the Trio thread.
 
 A message whose items all have one layout (nearly every one) is a numpy view on its bytes. In a mixed message the items
 of each frequent layout are gathered by their offsets, and the rest is rewritten into one layout (`items`); all is
-decoded by column (`layouts`) and put back into the order of the message.
+decoded by column (`layouts`) and put back into the order of the message. Where it is like the one before, all of that
+is known already (`shapes`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from scada_trio.errors import DeviceError, DeviceProtocolError
 from scada_trio.opcua import items, layouts, wire
 from scada_trio.opcua.faults import status_name
 from scada_trio.opcua.layouts import HandleMap, Layout
+from scada_trio.opcua.shapes import Part, shape_of
 from scada_trio.readings import Quality, ReadingBlock
 
 __all__ = ["HandleMap", "PublishFault", "PublishResult", "decode_publish", "decode_republish"]
@@ -267,27 +269,44 @@ class _Readings:
             records = layouts.record_window(body, layout)[offset : offset + count * layout.size : layout.size]
             block, _ = self._decode(layout, records)
         else:
-            block = self._decode_mixed(body, items.group_items(body, offset, end, count))
+            block = self._decode_mixed(body, offset, end, count)
         if len(block):
             self._blocks.append(block)
 
-    def _decode_mixed(self, body: bytes, mixed: items.MixedItems) -> ReadingBlock:
-        """Decode part by part and put the readings back into the order of the message."""
+    def _decode_mixed(self, body: bytes, offset: int, end: int, count: int) -> ReadingBlock:
+        shape = self._handles.shape
+        if shape is not None and shape.fits(body, offset, end, count):
+            parts = shape.parts(body, offset)
+            return self._decode(*parts[0][:2])[0] if len(parts) == 1 else self._decode_parts(parts)
+        mixed = items.group_items(body, offset, end, count)
+        self._remember(mixed.order)
         parts = [
-            (group.layout, layouts.record_window(body, group.layout)[group.offsets], group.places)
+            (group.layout, layouts.record_window(body, group.layout)[group.offsets], np.array(group.places, np.intp))
             for group in mixed.groups
         ]
         if mixed.places:
-            parts.append((layouts.COMMON, np.frombuffer(mixed.records, layouts.COMMON.dtype), mixed.places))
+            records = np.frombuffer(mixed.records, layouts.COMMON.dtype)
+            parts.append((layouts.COMMON, records, np.array(mixed.places, np.intp)))
+        for handle, reason in mixed.unstorable:
+            self._count(reason if self._handles.knows(handle) else UNKNOWN_HANDLE, 1)
+        self.overflowed += mixed.overflowed
+        return self._decode_parts(parts)
+
+    def _remember(self, order: list[Layout] | None) -> None:
+        """Keep the shape of a message that came twice in a row: one that never comes again is not worth making it."""
+        latest = 0 if order is None else hash(tuple(order))
+        if order is not None and latest == self._handles.latest and all(layout.reason is None for layout in order):
+            self._handles.shape = shape_of(tuple(order))
+        self._handles.latest = latest
+
+    def _decode_parts(self, parts: list[Part]) -> ReadingBlock:
+        """Decode part by part and put the readings back into the order of the message."""
         blocks: list[ReadingBlock] = []
         places: list[NDArray[np.intp]] = []
         for layout, records, where in parts:
             block, kept = self._decode(layout, records)
             blocks.append(block)
-            places.append(np.array(where, np.intp) if kept is None else np.array(where, np.intp)[kept])
-        for handle, reason in mixed.unstorable:
-            self._count(reason if self._handles.knows(handle) else UNKNOWN_HANDLE, 1)
-        self.overflowed += mixed.overflowed
+            places.append(where if kept is None else where[kept])
         block = ReadingBlock.concatenate(blocks)
         return _select(block, np.argsort(np.concatenate(places))) if len(block) else block
 
