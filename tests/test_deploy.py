@@ -54,7 +54,7 @@ def compose() -> dict[str, Any]:
 def test_compose_is_of_the_specification() -> None:
     read = PyOptions(apply_merge=True).from_yaml((DEPLOY / "compose.yaml").read_text("utf-8"))
     read.validate()
-    assert set(read.service_names()) == {"timescaledb", "migrate", "scada-trio", "prometheus", "grafana"}
+    assert set(read.service_names()) == {"timescaledb", "migrate", "scada-trio", "wells", "prometheus", "grafana"}
 
 
 def test_what_compose_mounts_is_there(compose: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ def test_what_compose_mounts_is_there(compose: Mapping[str, Any]) -> None:
 def test_compose_passes_settings_that_there_are(compose: Mapping[str, Any]) -> None:
     given = variables(SECRETS)
     assert given.keys() - OF_OTHERS <= VARIABLES
-    for name in ("migrate", "scada-trio"):
+    for name in ("migrate", "scada-trio", "wells"):
         service = compose["services"][name]
         assert set(service.get("environment", {})) <= VARIABLES
         assert service["read_only"] is True

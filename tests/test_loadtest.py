@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -373,25 +373,6 @@ def test_a_service_that_does_not_start_is_told_with_its_own_words(tmp_path: Path
     assert "MAX_BUFFER_SIZE" in ended.stderr.splitlines()[-1]
     left = fetch(postgres.server.url, "SELECT count(*) FROM pg_database WHERE datname LIKE 'scada_loadtest_%'")
     assert left == [(0,)]
-
-
-def test_simulate_announces_its_wells(tmp_path: Path) -> None:
-    """Piped, a line of JSON a well; it ends by itself after a while, with a record of what was sent."""
-    command = [sys.executable, "-m", "scada_trio", "simulate", "--wells", "3", "--duration", "0.5"]
-    ended = subprocess.run(
-        [*command, "--record", str(tmp_path / "record")], capture_output=True, text=True, check=True, timeout=120
-    )
-    wells = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert len({UUID(well["well_id"]) for well in wells}) == 3
-    assert (tmp_path / "record").exists()
-
-
-def test_a_port_of_the_systems_own_range_is_refused() -> None:
-    """A thousand wells from 32000 on would meet what the system gives to others."""
-    command = [sys.executable, "-m", "scada_trio", "simulate", "--wells", "1000", "--base-port", "32000"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert ended.returncode == 2
-    assert "--base-port" in ended.stderr
 
 
 def test_loads_know_what_they_offer() -> None:

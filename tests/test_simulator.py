@@ -145,7 +145,8 @@ def subscribe_until(well: SimulatedWell, wanted: int) -> list[object]:
 
 async def test_wells_can_be_read_and_subscribed_to() -> None:
     """Each well has a server of its own, with its tags under the announced node ids, and its values move."""
-    async with open_field(FieldOptions(2, seed=3, interval_ms=20)) as running:
+    healthy = FaultRates(uncertain=0.0, bad=0.0)  # the stock client raises for a value that is not Good
+    async with open_field(FieldOptions(2, seed=3, interval_ms=20, rates=healthy)) as running:
         field = running.wells
         assert [well.well_id for well in field] == [Well(number, seed=3).well_id for number in (1, 2)]
         assert len({well.endpoint_url for well in field}) == 2
@@ -153,7 +154,7 @@ async def test_wells_can_be_read_and_subscribed_to() -> None:
             name, values = await trio.to_thread.run_sync(read_well, well)
             assert well.name in name
             for tag, value in zip(well.tags, values, strict=True):
-                assert value.Value.VariantType.name in (tag.data_type, "Null")
+                assert value.Value.VariantType.name == tag.data_type
                 assert value.SourceTimestamp is not None
         assert len(set(await trio.to_thread.run_sync(subscribe_until, field[0], 5))) > 1
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scada_trio.cli.run import load_settings
 from scada_trio.errors import ConfigError, InvalidField
 from scada_trio.terminal import out
 
@@ -32,6 +33,8 @@ class PictureFormat(StrEnum):
     SVG = "svg"
     PNG = "png"
 
+
+_EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 
 ModeOption = Annotated[LoadMode, typer.Option(help="50, 200 or 1,000 wells of 10 tags at 1 Hz.")]
 WellsOption = Annotated[
@@ -60,6 +63,13 @@ def simulate(
     base_port: Annotated[
         int, typer.Option(min=0, max=32_767, help="Port of the first well, the others follow; 0 takes free ones.")
     ] = 0,
+    advertise: Annotated[
+        str | None, typer.Option(help="Host name in the endpoints' addresses; that of --host if left out.")
+    ] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(help="Store the wells as connections of this tenant, which is made where there is none."),
+    ] = None,
     record: Annotated[Path | None, typer.Option(help="File for what was sent, by well and time.")] = None,
 ) -> None:
     """Wells as OPC UA servers, an endpoint each, in a process of their own.
@@ -70,6 +80,7 @@ def simulate(
     """
     import trio
 
+    from scada_trio.commands.simulate import Place, Reader
     from scada_trio.commands.simulate import simulate as command
     from scada_trio.loadtest.load import Mode, load_of
 
@@ -77,8 +88,13 @@ def simulate(
         raise InvalidField("--base-port", "ports from 32768 on are the system's own: take a lower one")
     rates = _fault_rates(bad, uncertain, outages_per_hour)
     load = load_of(Mode(mode), wells=wells, tags=tags, rate_hz=rate, rates=rates, seed=seed)
-    run = partial(command, out, load, host=host, base_port=base_port, record=record, duration_s=duration)
-    trio.run(run)
+    if advertise is None and host in _EVERYWHERE:
+        if tenant is not None:
+            raise InvalidField("--advertise", f"is needed: a service does not find wells at {host}")
+        advertise = "127.0.0.1"
+    reader = None if tenant is None else Reader(tenant, load_settings())
+    place = Place(host, base_port, advertise)
+    trio.run(partial(command, out, load, place, record=record, duration_s=duration, reader=reader))
 
 
 def loadtest(

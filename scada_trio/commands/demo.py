@@ -12,43 +12,32 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from uuid import UUID, uuid5
 
 import structlog
 import trio
 from rich.console import Console
 from rich.status import Status
 
+from scada_trio.commands.fields import ensure_tenant, store_wells
 from scada_trio.commands.serve import open_checked_master, run_until_signal
-from scada_trio.config import Settings, StorageSettings
-from scada_trio.desired import ConnectionSpec
-from scada_trio.errors import ConfigurationRefused
-from scada_trio.instance import Instance, open_instance
+from scada_trio.config import Settings
+from scada_trio.instance import open_instance
 from scada_trio.logs import configure_logging
-from scada_trio.readings import Tag
 from scada_trio.service import Addresses, Service
 from scada_trio.simulator.process import FieldOptions, SimulatedWell, open_field
-from scada_trio.storage.master import MasterDatabase
-from scada_trio.storage.migrate import migrate_master, migrate_tenant
+from scada_trio.storage.migrate import migrate_master
 from scada_trio.view import run_view
 
 log = structlog.get_logger()
 
-_NAMESPACE = UUID("7c9e4c1a-58a4-4a0c-9a5e-3f1de0a1b6f2")
-
 
 @dataclass(frozen=True, slots=True)
 class DemoTenant:
-    """A tenant of the demo; its ids are made of its name, so that a second run finds the first one's data."""
+    """A tenant of the demo; the next run finds it by its name."""
 
     name: str
     database: str
     seed: int
-
-    @property
-    def tenant_id(self) -> UUID:
-        """The same in every run."""
-        return uuid5(_NAMESPACE, self.name)
 
 
 TENANTS = (
@@ -90,41 +79,16 @@ async def _run(settings: Settings, wells: int, interval_ms: int, recent: Sequenc
         master = await stack.enter_async_context(open_checked_master(settings, instance))
         first: tuple[DemoTenant, SimulatedWell] | None = None
         for tenant in TENANTS:
-            await _ensure_tenant(master, instance, tenant, settings.storage)
+            names = {"name": tenant.name, "database": tenant.database}
+            tenant_id = await ensure_tenant(master, instance, settings.storage, **names)
             options = FieldOptions(wells, seed=tenant.seed, interval_ms=interval_ms)
             field = await stack.enter_async_context(open_field(options))
-            for well in field.wells:
-                await master.store_connection(_connection(tenant, well), None)
+            await store_wells(master, tenant_id, field.wells)
             log.info("simulated wells started", tenant=tenant.name, wells=len(field.wells))
             first = first or (tenant, field.wells[0])
         assert first is not None
         progress.stop()
         await run_until_signal(settings, instance, master, partial(_show, settings, *first, recent))
-
-
-async def _ensure_tenant(
-    master: MasterDatabase, instance: Instance, tenant: DemoTenant, periods: StorageSettings
-) -> None:
-    if any(row.tenant_id == tenant.tenant_id for row in await master.list_tenants()):
-        url = await master.database_url(tenant.database)
-    else:
-        try:
-            url = await master.create_database(tenant.database)
-        except ConfigurationRefused:  # a run that was killed between the two steps
-            url = await master.database_url(tenant.database)
-        await master.add_tenant(tenant.tenant_id, tenant.name, instance.secrets.encrypt(url))
-    report = await trio.to_thread.run_sync(migrate_tenant, url, periods)
-    log.info("tenant database migrated", tenant=tenant.name, applied=len(report.applied), flavour=report.flavour)
-
-
-def _connection(tenant: DemoTenant, well: SimulatedWell) -> ConnectionSpec:
-    return ConnectionSpec(
-        connection_id=uuid5(tenant.tenant_id, str(well.well_id)),
-        tenant_id=tenant.tenant_id,
-        name=well.name,
-        endpoint_url=well.endpoint_url,
-        tags=tuple(Tag(tag.tag_id, well.well_id, tag.node_id, tag.data_type, tag.name, tag.unit) for tag in well.tags),
-    )
 
 
 async def _show(

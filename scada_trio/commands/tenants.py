@@ -67,7 +67,7 @@ async def add_tenant(settings: Settings, console: Console, name: str, database_u
             database_url = await trio.to_thread.run_sync(read_secret_file, "TENANT_DATABASE_URL_FILE", path)
         if database_url is None:
             instance.secrets.encrypt(SecretStr("probe"))
-            url = await master.create_database(f"scada_tenant_{_slug(name)}")
+            url = await master.create_database(database_name(name))
         else:
             url = SecretStr(database_url)
         stored = instance.secrets.encrypt(url)
@@ -129,9 +129,10 @@ async def open_tenant_reader(settings: Settings, name_or_id: str) -> AsyncIterat
         yield reader
 
 
-def _slug(name: str) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:40]
-    return slug or uuid4().hex[:12]
+def database_name(tenant: str) -> str:
+    """Of a tenant's database, where we make it."""
+    slug = re.sub(r"[^a-z0-9]+", "_", tenant.lower()).strip("_")[:40]
+    return f"scada_tenant_{slug or uuid4().hex[:12]}"
 
 
 def _count(applied: list[str]) -> str:

@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tags", type=_count, default=10, help="number of tags of each (default 10)")
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same field (default 1)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--advertise", help="host name in the endpoints' addresses; that of --host if left out")
     parser.add_argument("--base-port", type=int, default=0, help="port of the first well; 0 takes free ones (default)")
     parser.add_argument("--interval-ms", type=_interval, default=1000.0, help="time between values (default 1000)")
     parser.add_argument("--bad", type=_part, default=rates.bad, help="part of the values that are Bad")
@@ -92,7 +93,14 @@ async def _serve(options: argparse.Namespace) -> None:
     )
     field = Field(options.wells, seed=options.seed, tags=options.tags, rates=rates)
     with Recorder(options.record) as recorder:
-        served = serve_field(field, recorder, interval_s=interval_s, host=options.host, base_port=options.base_port)
+        served = serve_field(
+            field,
+            recorder,
+            interval_s=interval_s,
+            host=options.host,
+            base_port=options.base_port,
+            advertise=options.advertise,
+        )
         async with served as devices:
             walks = Walks(field, devices, recorder, interval_s=interval_s)
 

@@ -64,10 +64,14 @@ class Session:
 
 
 class Device:
-    """``shown`` has the present value and status of every tag and ``shown_at_us`` their time; the server sets them."""
+    """``shown`` has the present value and status of every tag and ``shown_at_us`` their time; the server sets them.
 
-    def __init__(self, well: Well, recorder: Recorder, *, interval_s: float) -> None:
+    ``host`` is the name under which clients reach it.
+    """
+
+    def __init__(self, well: Well, recorder: Recorder, *, interval_s: float, host: str = "127.0.0.1") -> None:
         self.well = well
+        self.host = host
         self.interval_s = interval_s
         self.port = 0
         self.powered = True
@@ -89,7 +93,7 @@ class Device:
     @property
     def url(self) -> str:
         """Of the endpoint."""
-        return f"opc.tcp://127.0.0.1:{self.port}/"
+        return f"opc.tcp://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
 
     @property
     def uri(self) -> str:

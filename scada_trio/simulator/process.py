@@ -34,7 +34,10 @@ PAUSE_TIMEOUT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class FieldOptions:
-    """What field is wanted. ``record`` is a file for what is made, in the form of `scada_trio.simulator.record`."""
+    """What field is wanted. ``record`` is a file for what is made, in the form of `scada_trio.simulator.record`.
+
+    ``advertise`` is the host in the wells' endpoints; None: ``host``.
+    """
 
     wells: int
     tags: int = 10
@@ -42,6 +45,7 @@ class FieldOptions:
     interval_ms: float = 1000.0
     host: str = "127.0.0.1"
     base_port: int = 0
+    advertise: str | None = None
     rates: FaultRates = field(default_factory=FaultRates)
     record: Path | None = None
 
@@ -60,6 +64,8 @@ class FieldOptions:
             "--outages-per-hour": rates.outages_per_hour,
             "--outage-s": rates.outage_s,
         }
+        if self.advertise is not None:
+            given["--advertise"] = self.advertise
         if self.record is not None:
             given["--record"] = self.record
         return [f"{name}={value}" for name, value in given.items()]

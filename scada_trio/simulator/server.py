@@ -38,18 +38,25 @@ _BAD: Final = np.uint32(0x80000000)
 
 @asynccontextmanager
 async def serve_field(
-    field: Field, recorder: Recorder, *, interval_s: float, host: str = "127.0.0.1", base_port: int = 0
+    field: Field,
+    recorder: Recorder,
+    *,
+    interval_s: float,
+    host: str = "127.0.0.1",
+    base_port: int = 0,
+    advertise: str | None = None,
 ) -> AsyncIterator[list[Device]]:
     """Serve the wells on the ports from ``base_port`` on, or each on a free one where that is 0; closed on leaving.
 
-    Their values do not move by themselves: `run_walks` does that. Raises `OSError` where a port is taken.
+    Their endpoints are at ``advertise``: a name that leads to ``host``, which it is if left out. Their values do not
+    move by themselves: `Walks` does that. Raises `OSError` where a port is taken.
     """
     loop = asyncio.get_running_loop()
     devices: list[Device] = []
     listeners: list[asyncio.Server] = []
     try:
         for index, well in enumerate(field.wells):
-            device = Device(well, recorder, interval_s=interval_s)
+            device = Device(well, recorder, interval_s=interval_s, host=advertise or host)
             port = base_port + index if base_port else 0
             listener = await loop.create_server(partial(ClientChannel, device), host, port, backlog=_BACKLOG)
             listeners.append(listener)
