@@ -144,7 +144,7 @@ def _install(handler: logging.Handler, level: str) -> None:
 def _last_steps(fmt: str, stream: TextIO) -> list[Processor]:
     if fmt == "console":
         renderer = structlog.dev.ConsoleRenderer(
-            colors=stream.isatty(),
+            colors=stream.isatty() and not os.environ.get("NO_COLOR"),
             # the default prints local variables, secrets included
             exception_formatter=structlog.dev.plain_traceback,
         )

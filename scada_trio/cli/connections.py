@@ -8,15 +8,38 @@ from uuid import UUID
 
 import typer
 
-from scada_trio.cli.options import AnyTenantOption, LoginOptions, OwnerOption, TenantOption, with_groups
+from scada_trio.cli.completion import complete_connection, complete_connection_id
+from scada_trio.cli.options import (
+    AnyTenantOption,
+    FormatOption,
+    JsonOption,
+    LoginOptions,
+    OutputFormat,
+    OwnerOption,
+    TenantOption,
+    examples,
+    form_of,
+    with_groups,
+)
 from scada_trio.cli.run import run_command
 from scada_trio.sampling import MAX_INTERVAL_MS, MAX_QUEUE_SIZE, Sampling
 from scada_trio.terminal import out
 
-connection_app = typer.Typer(no_args_is_help=True, help="Links to OPC UA servers and the tags read from them.")
+connection_app = typer.Typer(
+    no_args_is_help=True,
+    help="Links to OPC UA servers and the tags read from them.",
+    epilog=examples("scada-trio connection list --tenant Permian"),
+)
 
 
-@connection_app.command("add")
+@connection_app.command(
+    "add",
+    epilog=examples(
+        "scada-trio connection add --tenant Permian --endpoint opc.tcp://rtu-17:4840 --tags tags.csv",
+        "scada-trio connection add --tenant Permian --endpoint opc.tcp://rtu-17:4840 --tags tags.csv "
+        "--security-mode SignAndEncrypt --security-policy Basic256Sha256 --username scada --password-file password.txt",
+    ),
+)
 @with_groups
 def connection_add(
     tenant: TenantOption,
@@ -63,17 +86,21 @@ def connection_add(
     run_command(add_connection, out, new)
 
 
-@connection_app.command("list")
-def connection_list(tenant: AnyTenantOption = None) -> None:
-    """List the active connections."""
+@connection_app.command("list", epilog=examples("scada-trio connection list --json"))
+def connection_list(
+    tenant: AnyTenantOption = None, output: FormatOption = OutputFormat.TABLE, as_json: JsonOption = False
+) -> None:
+    """List the active connections, and what a running service says of each: state, since when, last error, rate."""
     from scada_trio.commands.connections import list_connections as command
 
-    run_command(command, out, tenant)
+    run_command(command, out, tenant, form=form_of(output, as_json))
 
 
-@connection_app.command("remove")
+@connection_app.command("remove", epilog=examples("scada-trio connection remove 0b9a3a0e-6a5c-4a55-9f5e-6b6a1d1f7c11"))
 def connection_remove(
-    connection_id: Annotated[UUID, typer.Argument(metavar="ID", help="Id of the connection.")],
+    connection_id: Annotated[
+        UUID, typer.Argument(metavar="ID", help="Id of the connection.", autocompletion=complete_connection_id)
+    ],
 ) -> None:
     """Stop and deactivate a connection; its readings stay."""
     from scada_trio.commands.connections import remove_connection as command
@@ -81,15 +108,27 @@ def connection_remove(
     run_command(command, out, connection_id)
 
 
-@connection_app.command("test")
+@connection_app.command(
+    "test",
+    epilog=examples(
+        "scada-trio connection test opc.tcp://rtu-17:4840",
+        "scada-trio connection test 'RTU 17' --tenant Permian --node 'ns=2;s=Pressure'",
+    ),
+)
 @with_groups
 def connection_test(
-    target: Annotated[str, typer.Argument(metavar="CONNECTION|ENDPOINT", help="Name or id, or opc.tcp://...")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONNECTION|ENDPOINT", help="Name or id, or opc.tcp://...", autocompletion=complete_connection
+        ),
+    ],
     login: LoginOptions,
     node: Annotated[
         list[str] | None, typer.Option("--node", help="Node to read; without, some of the connection's tags.")
     ] = None,
     tenant: OwnerOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Try a device step by step: reached, endpoints, certificate, login, read; exit status 1 where one fails.
 
@@ -97,4 +136,4 @@ def connection_test(
     """
     from scada_trio.commands.trial import try_connection as command
 
-    run_command(command, out, login.target(target, tenant), tuple(node or ()))
+    run_command(command, out, login.target(target, tenant), tuple(node or ()), as_json=as_json)

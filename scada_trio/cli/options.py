@@ -12,12 +12,15 @@ from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from uuid import UUID
 
 import typer
+from rich.markup import escape
 
+from scada_trio.cli.completion import complete_tenant
 from scada_trio.cli.run import read_password
+from scada_trio.errors import InvalidField
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -35,13 +38,37 @@ class OutputFormat(StrEnum):
     JSON = "json"
 
 
-TenantOption = Annotated[str, typer.Option("--tenant", help="Name or id of the tenant.")]
-AnyTenantOption = Annotated[str | None, typer.Option("--tenant", help="Name or id of the tenant; all if left out.")]
+TenantOption = Annotated[
+    str, typer.Option("--tenant", help="Name or id of the tenant.", autocompletion=complete_tenant)
+]
+AnyTenantOption = Annotated[
+    str | None,
+    typer.Option("--tenant", help="Name or id of the tenant; all if left out.", autocompletion=complete_tenant),
+]
 OwnerOption = Annotated[
-    str | None, typer.Option("--tenant", help="Name or id of the tenant, where a name alone is not enough.")
+    str | None,
+    typer.Option(
+        "--tenant", help="Name or id of the tenant, where a name alone is not enough.", autocompletion=complete_tenant
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="JSON alone on standard output, an object a line; as --format json.")
 ]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="At most so many, the newest.")]
 FormatOption = Annotated[OutputFormat, typer.Option("--format", help="How to print.")]
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: lines that can be typed as they are, each in a line of its own."""
+    shown = [escape(line) for line in lines]
+    return "\n\n".join(["Example:" if len(lines) == 1 else "Examples:", *shown])
+
+
+def form_of(output: OutputFormat, as_json: bool) -> Literal["table", "csv", "json"]:
+    """How rows are printed. Raises `InvalidField` where both options say something, and not the same."""
+    if as_json and output is OutputFormat.CSV:
+        raise InvalidField("--json", "give one of --json and --format csv")
+    return "json" if as_json else output.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
-from scada_trio.cli.options import FormatOption, LimitOption, OutputFormat, TenantOption
+from scada_trio.cli.options import FormatOption, JsonOption, LimitOption, OutputFormat, TenantOption, examples, form_of
 from scada_trio.cli.run import run_command
 from scada_trio.errors import InvalidField
 from scada_trio.terminal import out
 
-quarantine_app = typer.Typer(no_args_is_help=True, help="Readings that a tenant's database refused.")
+quarantine_app = typer.Typer(
+    no_args_is_help=True,
+    help="Readings that a tenant's database refused.",
+    epilog=examples("scada-trio quarantine list --tenant Permian"),
+)
 
 ReadingIds = Annotated[
     list[int] | None, typer.Option("--id", min=1, max=2**63 - 1, help="Id of a reading; may be repeated.")
@@ -19,19 +23,20 @@ ReadingIds = Annotated[
 Everything = Annotated[bool, typer.Option("--all", help="Every reading in quarantine.")]
 
 
-@quarantine_app.command("list")
+@quarantine_app.command("list", epilog=examples("scada-trio quarantine list --tenant Permian --limit 10 --json"))
 def quarantine_list(
     tenant: TenantOption,
     limit: LimitOption = 50,
     output: FormatOption = OutputFormat.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the readings that the tenant's database refused, newest first, and why."""
     from scada_trio.commands.quarantine import list_quarantine as command
 
-    run_command(command, out, tenant=tenant, limit=limit, form=output.value)
+    run_command(command, out, tenant=tenant, limit=limit, form=form_of(output, as_json))
 
 
-@quarantine_app.command("retry")
+@quarantine_app.command("retry", epilog=examples("scada-trio quarantine retry --tenant Permian --all"))
 def quarantine_retry(tenant: TenantOption, ids: ReadingIds = None, everything: Everything = False) -> None:
     """Write readings again, once the reason is gone; those that go through leave the quarantine."""
     from scada_trio.commands.quarantine import retry_quarantine as command
@@ -39,7 +44,7 @@ def quarantine_retry(tenant: TenantOption, ids: ReadingIds = None, everything: E
     run_command(command, out, tenant=tenant, ids=_chosen(ids, everything=everything))
 
 
-@quarantine_app.command("drop")
+@quarantine_app.command("drop", epilog=examples("scada-trio quarantine drop --tenant Permian --id 17 --id 18 --yes"))
 def quarantine_drop(
     tenant: TenantOption,
     ids: ReadingIds = None,

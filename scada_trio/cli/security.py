@@ -7,14 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from scada_trio.cli.options import LimitOption
+from scada_trio.cli.options import LimitOption, examples
 from scada_trio.cli.run import load_settings, run_command
 from scada_trio.terminal import out
 
-secrets_app = typer.Typer(no_args_is_help=True, help="Passwords and database URLs that the master database stores.")
+secrets_app = typer.Typer(
+    no_args_is_help=True,
+    help="Passwords and database URLs that the master database stores.",
+    epilog=examples("scada-trio secrets rotate"),
+)
 
 
-@secrets_app.command("rotate")
+@secrets_app.command("rotate", epilog=examples("scada-trio secrets rotate --plain"))
 def secrets_rotate(
     plain: Annotated[bool, typer.Option("--plain", help="Encrypt those that are stored in clear, too.")] = False,
 ) -> None:
@@ -24,7 +28,7 @@ def secrets_rotate(
     run_command(command, out, plain=plain)
 
 
-@secrets_app.command("encrypt")
+@secrets_app.command("encrypt", epilog=examples("scada-trio secrets encrypt < new-url.txt"))
 def secrets_encrypt() -> None:
     """Read a secret from standard input and print it as the master database stores it."""
     import trio

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from scada_trio.cli.options import JsonOption
 from scada_trio.cli.run import run_command
 from scada_trio.terminal import out
 
@@ -39,8 +40,8 @@ def migrate() -> None:
     run_command(command, out)
 
 
-def check() -> None:
+def check(as_json: JsonOption = False) -> None:
     """Tell whether configuration, databases and devices are as they should be: a line each; exit status 1 if not."""
     from scada_trio.commands.check import check as command
 
-    run_command(command, out)
+    run_command(command, out, as_json=as_json)

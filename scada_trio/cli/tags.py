@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from scada_trio.cli.completion import complete_connection
 from scada_trio.cli.options import LoginOptions, NodeOptions, OwnerOption, WellOptions, with_groups
 from scada_trio.cli.run import run_command
 from scada_trio.errors import InvalidField
@@ -25,7 +26,12 @@ class NodeClassName(StrEnum):
 
 @with_groups
 def browse(
-    target: Annotated[str, typer.Argument(metavar="ENDPOINT|CONNECTION", help="opc.tcp://..., or name or id.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="ENDPOINT|CONNECTION", help="opc.tcp://..., or name or id.", autocompletion=complete_connection
+        ),
+    ],
     nodes: NodeOptions,
     wells: WellOptions,
     login: LoginOptions,
@@ -65,6 +71,7 @@ def import_tags(
         typer.Argument(
             metavar="CONNECTION|ENDPOINT",
             help="Name or id of a connection; or opc.tcp://... of one that is stored if it is not yet.",
+            autocompletion=complete_connection,
         ),
     ],
     nodes: NodeOptions,

@@ -6,13 +6,18 @@ from typing import Annotated
 
 import typer
 
+from scada_trio.cli.options import FormatOption, JsonOption, OutputFormat, examples, form_of
 from scada_trio.cli.run import run_command
 from scada_trio.terminal import out
 
-tenant_app = typer.Typer(no_args_is_help=True, help="Customers, each with a database of its own.")
+tenant_app = typer.Typer(
+    no_args_is_help=True,
+    help="Customers, each with a database of its own.",
+    epilog=examples("scada-trio tenant list"),
+)
 
 
-@tenant_app.command("add")
+@tenant_app.command("add", epilog=examples("scada-trio tenant add Permian"))
 def tenant_add(
     name: Annotated[str, typer.Argument(help="Name of the tenant; unique.")],
     database_url: Annotated[
@@ -29,9 +34,9 @@ def tenant_add(
     run_command(command, out, name, database_url)
 
 
-@tenant_app.command("list")
-def tenant_list() -> None:
-    """List the tenants."""
+@tenant_app.command("list", epilog=examples("scada-trio tenant list --json"))
+def tenant_list(output: FormatOption = OutputFormat.TABLE, as_json: JsonOption = False) -> None:
+    """List the tenants, and what a running service does with each."""
     from scada_trio.commands.tenants import list_tenants as command
 
-    run_command(command, out)
+    run_command(command, out, form=form_of(output, as_json))

@@ -8,6 +8,7 @@ import typer
 
 import scada_trio
 from scada_trio.cli import connections, journal, load, quarantine, readings, security, service, storage, tags, tenants
+from scada_trio.cli.options import examples
 from scada_trio.cli.trust import trust_app
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 
     First steps: scada-trio demo. In earnest: scada-trio migrate, tenant add NAME, connection add --help, check, serve.
     """,
+    epilog=examples("scada-trio demo", "scada-trio check && scada-trio serve"),
 )
 
 
@@ -44,14 +46,35 @@ app.add_typer(trust_app, name="trust")
 app.add_typer(security.secrets_app, name="secrets")
 app.add_typer(storage.storage_app, name="storage")
 
-app.command()(service.serve)
-app.command()(service.demo)
-app.command()(service.migrate)
-app.command()(service.check)
-app.command()(tags.browse)
-app.command("import")(tags.import_tags)
-app.command()(readings.query)
-app.command()(readings.losses)
-app.command()(security.audit)
-app.command()(load.simulate)
-app.command()(load.loadtest)
+app.command(epilog=examples("scada-trio serve"))(service.serve)
+app.command(epilog=examples("scada-trio demo --wells 10"))(service.demo)
+app.command(epilog=examples("scada-trio migrate"))(service.migrate)
+app.command(epilog=examples("scada-trio check", "scada-trio check --json"))(service.check)
+app.command(
+    epilog=examples(
+        "scada-trio browse opc.tcp://rtu-17:4840 --path '**/Pump*/**' --values",
+        "scada-trio browse 'RTU 17' --tags > tags.csv",
+    )
+)(tags.browse)
+app.command(
+    "import",
+    epilog=examples(
+        "scada-trio import 'RTU 17' --path 'Field/*/Pressure' --well-from 'Field/(?P<well>[^/]+)/' --new-wells",
+        "scada-trio import 'RTU 17' --tags tags.csv --prune --apply",
+    ),
+)(tags.import_tags)
+app.command(
+    epilog=examples(
+        "scada-trio query --tenant Permian --well 6d0f0f3e-52c1-4c39-9d0e-0d6c9b8a1f11 --since 2h",
+        "scada-trio query --tenant Permian --well 6d0f0f3e-52c1-4c39-9d0e-0d6c9b8a1f11 --since 2026-01-31 --json",
+    )
+)(readings.query)
+app.command(epilog=examples("scada-trio losses --tenant Permian --since 7d"))(readings.losses)
+app.command(epilog=examples("scada-trio audit --since 1d --outcome denied"))(security.audit)
+app.command(epilog=examples("scada-trio simulate --wells 5 --tags 4 --duration 60"))(load.simulate)
+app.command(
+    epilog=examples(
+        "scada-trio loadtest --mode peak --duration 60",
+        "scada-trio loadtest --connections 10 --tags 1000 --rate 10",
+    )
+)(load.loadtest)

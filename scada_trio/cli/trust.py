@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from scada_trio.cli.options import FormatOption, OutputFormat
+from scada_trio.cli.options import FormatOption, JsonOption, OutputFormat, examples, form_of
 from scada_trio.cli.run import load_settings
 from scada_trio.terminal import out
 
@@ -22,7 +22,10 @@ class _TrustGroup(TyperGroup):
 
 
 trust_app = typer.Typer(
-    cls=_TrustGroup, no_args_is_help=True, help="Devices whose certificates are accepted: trust THUMBPRINT, trust list."
+    cls=_TrustGroup,
+    no_args_is_help=True,
+    help="Devices whose certificates are accepted: trust THUMBPRINT, trust list.",
+    epilog=examples("scada-trio trust list", "scada-trio trust 3f9ac1d2"),
 )
 
 TrustedName = Annotated[
@@ -30,7 +33,7 @@ TrustedName = Annotated[
 ]
 
 
-@trust_app.command("add")
+@trust_app.command("add", epilog=examples("scada-trio trust add 3f9ac1d2", "scada-trio trust add plc-authority.pem"))
 def trust_add(
     name: Annotated[
         str,
@@ -46,15 +49,15 @@ def trust_add(
     command(load_settings(), out, name)
 
 
-@trust_app.command("list")
-def trust_list(output: FormatOption = OutputFormat.TABLE) -> None:
+@trust_app.command("list", epilog=examples("scada-trio trust list --json"))
+def trust_list(output: FormatOption = OutputFormat.TABLE, as_json: JsonOption = False) -> None:
     """List our own certificate, those that are trusted, issuers, and those that were rejected."""
     from scada_trio.commands.trust import list_trust as command
 
-    command(load_settings(), out, output.value)
+    command(load_settings(), out, form_of(output, as_json))
 
 
-@trust_app.command("remove")
+@trust_app.command("remove", epilog=examples("scada-trio trust remove 3f9ac1d2"))
 def trust_remove(name: TrustedName) -> None:
     """Trust a certificate no longer; connections that rely on it end."""
     from scada_trio.commands.trust import remove_trust as command

@@ -5,6 +5,7 @@ One line each, as it becomes known; raises at the end if anything is wrong, so t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from uuid import UUID
@@ -12,6 +13,7 @@ from uuid import UUID
 import trio
 from rich.console import Console
 
+from scada_trio.commands.rows import print_rows
 from scada_trio.commands.serve import open_checked_master
 from scada_trio.config import Settings
 from scada_trio.desired import ConnectionSpec, TenantSpec
@@ -30,10 +32,11 @@ _AT_ONCE = 20
 
 
 class _Report:
-    """Prints a line a finding and counts the bad ones."""
+    """Prints a line a finding, for people or as JSON, and counts the bad ones."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, as_json: bool) -> None:
         self._console = console
+        self._as_json = as_json
         self.failed = 0
 
     async def probe(self, what: str, action: Callable[[], Awaitable[str]]) -> bool:
@@ -41,19 +44,27 @@ class _Report:
         try:
             found = await action()
         except ScadaError as error:
-            self.failed += 1
-            self._console.print(f"FAIL  {what}: {error}", highlight=False, markup=False)
+            self.tell(what, str(error), is_good=False)
             return False
-        self._console.print(f"ok    {what}: {found}", highlight=False, markup=False)
+        self.tell(what, found)
         return True
 
+    def tell(self, what: str, found: str, *, is_good: bool = True) -> None:
+        """Print one finding, which is counted where it is bad."""
+        self.failed += not is_good
+        if self._as_json:
+            print_rows(self._console, "json", ("what", "ok", "detail"), [(what, is_good, found)])
+            sys.stdout.flush()
+        else:
+            self._console.print(f"{'ok   ' if is_good else 'FAIL '} {what}: {found}", highlight=False, markup=False)
 
-async def check(settings: Settings, console: Console) -> None:
+
+async def check(settings: Settings, console: Console, *, as_json: bool = False) -> None:
     """Print the findings; raises `ScadaError` with their number if any is bad."""
-    report = _Report(console)
+    report = _Report(console, as_json=as_json)
     async with AsyncExitStack() as stack:
         instance = await stack.enter_async_context(open_instance(settings))
-        console.print("ok    configuration: every variable has a usable value", highlight=False)
+        report.tell("configuration", "every variable has a usable value")
         specs: dict[UUID, TenantSpec] = {}
 
         async def master() -> str:

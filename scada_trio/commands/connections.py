@@ -1,28 +1,37 @@
 """Device connections: ``connection add``, ``connection list``, ``connection remove``.
 
-A running service hears of each change by NOTIFY; nothing here talks to it or to a device.
+A running service hears of each change by NOTIFY and is asked for states only; nothing here talks to a device.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from uuid import UUID, uuid4
 
 from pydantic import SecretStr
 from rich.console import Console
-from rich.table import Table
 
+from scada_trio.commands.rows import Format, print_rows
+from scada_trio.commands.running import Running, ask_service, iso_seconds, say_silence
 from scada_trio.commands.serve import open_checked_master
 from scada_trio.commands.tenants import find_tenant
 from scada_trio.config import Settings
-from scada_trio.desired import ConnectionSpec
+from scada_trio.desired import ConnectionSpec, TenantSpec
 from scada_trio.errors import ConfigurationRefused
 from scada_trio.instance import open_instance
 from scada_trio.registry import Registry
 from scada_trio.sampling import UNSET, Sampling
 from scada_trio.tagfile import read_tags
 from scada_trio.validation import parse_endpoint, parse_security
+from scada_trio.web.status import without_user
+
+_COLUMNS: Final = (
+    *("id", "tenant_id", "tenant", "name", "endpoint", "security_mode", "security_policy", "tags", "state", "since"),
+    *("readings_per_second", "last_error", "problem"),
+)
+_NOT_IN_TABLE: Final = ("tenant_id", "security_policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,33 +79,47 @@ async def add_connection(settings: Settings, console: Console, new: NewConnectio
     console.print(f"connection stored: {connection_id} ({len(tags)} tags)", highlight=False)
 
 
-async def list_connections(settings: Settings, console: Console, tenant: str | None) -> None:
-    """Active connections, of one tenant or of all, with what is wrong with their rows."""
+async def list_connections(settings: Settings, console: Console, tenant: str | None, *, form: Format) -> None:
+    """Active connections, of one tenant or of all: what is stored, and what a running service does with it."""
     async with open_instance(settings) as instance, open_checked_master(settings, instance) as master:
         registry = Registry(master, instance.secrets)
         wanted = None if tenant is None else await find_tenant(registry, tenant)
         specs = await registry.load()
-    table = Table("id", "tenant", "name", "endpoint", "security", "tags", "problem")
-    for tenant_spec in specs.values():
-        if wanted not in (None, tenant_spec.tenant_id):
-            continue
-        for spec in tenant_spec.connections.values():
-            security = (
-                spec.security_mode if spec.security_policy == "None" else f"{spec.security_mode} {spec.security_policy}"
-            )
-            table.add_row(
-                str(spec.connection_id),
-                tenant_spec.name,
-                spec.name,
-                spec.endpoint_url,
-                security,
-                str(len(spec.tags)),
-                spec.problem or _problem_of_tags(spec),
-            )
-    if table.row_count:
-        console.print(table)
+    running = await ask_service(settings)
+    rows = [
+        _row(tenant_spec, spec, running)
+        for tenant_spec in specs.values()
+        for spec in tenant_spec.connections.values()
+        if wanted in (None, tenant_spec.tenant_id)
+    ]
+    if form == "table":
+        shown = tuple(name for name in _COLUMNS if name not in _NOT_IN_TABLE)
+        print_rows(console, form, shown, [_shown(row, running) for row in rows])
+        if not rows:
+            console.print("no connections; add one with: scada-trio connection add --help")
+            return
     else:
-        console.print("no connections; add one with: scada-trio connection add --help")
+        print_rows(console, form, _COLUMNS, rows)
+    say_silence(running)
+
+
+def _row(tenant: TenantSpec, spec: ConnectionSpec, running: Running) -> tuple[object, ...]:
+    live = running.connections.get(str(spec.connection_id), {})
+    return (
+        *(str(spec.connection_id), str(tenant.tenant_id), tenant.name, spec.name, without_user(spec.endpoint_url)),
+        *(str(spec.security_mode), spec.security_policy, len(spec.tags)),
+        *(live.get("state"), iso_seconds(live.get("since")), live.get("readings_per_second"), live.get("last_error")),
+        spec.problem or _problem_of_tags(spec) or None,
+    )
+
+
+def _shown(row: tuple[object, ...], running: Running) -> list[object]:
+    """A row for people: state in words where it is not known, mode and policy in one column."""
+    named = dict(zip(_COLUMNS, row, strict=True))
+    if named["security_policy"] != "None":
+        named["security_mode"] = f"{named['security_mode']} {named['security_policy']}"
+    named["state"] = named["state"] or ("not running" if running.silence is None else "no service")
+    return [value for name, value in named.items() if name not in _NOT_IN_TABLE]
 
 
 def _problem_of_tags(spec: ConnectionSpec) -> str:
@@ -108,5 +131,7 @@ async def remove_connection(settings: Settings, console: Console, connection_id:
     """Deactivate; its readings stay. Raises `ConfigurationRefused` where no connection ever had that id."""
     async with open_instance(settings) as instance, open_checked_master(settings, instance) as master:
         if not await master.deactivate_connection(connection_id):
-            raise ConfigurationRefused(f"no connection {connection_id}")
+            raise ConfigurationRefused(
+                f"no connection {connection_id}; scada-trio connection list shows those that there are"
+            )
     console.print(f"connection removed: {connection_id}", highlight=False)

@@ -47,16 +47,19 @@ async def status(settings: Settings, console: Console, *, tenant: str | None, fo
         console.print(f"{len(rows)} journals, {waiting} readings in {where}", highlight=False, markup=False)
 
 
-async def verify(settings: Settings, console: Console, *, tenant: str | None) -> None:
+async def verify(settings: Settings, console: Console, *, tenant: str | None, as_json: bool = False) -> None:
     """Check every checksum, and SQLite's own structures; raises `ScadaError` where something is damaged."""
     damaged = 0
     paths = await _paths(settings, tenant)
-    if not paths:
+    if not paths and not as_json:
         console.print(f"no journals in {settings.journal.directory}", highlight=False, markup=False)
     for path in paths:
         problems = await trio.to_thread.run_sync(_problems, path)
         damaged += bool(problems)
-        console.print(f"{path.stem}: {'; '.join(problems) or 'sound'}", highlight=False, markup=False)
+        if as_json:
+            print_rows(console, "json", ("tenant_id", "sound", "problems"), [(path.stem, not problems, problems)])
+        else:
+            console.print(f"{path.stem}: {'; '.join(problems) or 'sound'}", highlight=False, markup=False)
     if damaged:
         raise ScadaError(f"{damaged} journals are damaged; the service sets them aside and keeps what can be read")
 
@@ -68,7 +71,7 @@ async def export(settings: Settings, console: Console, *, tenant: str, output: P
     if output.suffix.lower() not in writers:
         raise InvalidField("--output", f"ends with {' or '.join(writers)}: {output.name}")
     if await trio.Path(output).exists():
-        raise ConfigurationRefused(f"{output} exists already")
+        raise ConfigurationRefused(f"{output} exists already: give another name, nothing is overwritten")
     progress = Progress(
         *Progress.get_default_columns(),
         MofNCompleteColumn(),

@@ -39,4 +39,6 @@ def print_rows(console: Console, form: Format, columns: Sequence[str], rows: Ite
 def _plain(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     return value if value is None or isinstance(value, int | float) else str(value)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 from uuid import UUID, uuid4
 
 import trio
 from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
-from rich.table import Table
 
+from scada_trio.commands.rows import Format, print_rows
+from scada_trio.commands.running import ask_service, say_silence
 from scada_trio.commands.serve import open_checked_master
 from scada_trio.config import Settings
 from scada_trio.errors import ConfigurationRefused, DatabaseError, InvalidField, ScadaError, leaves
@@ -23,6 +25,9 @@ from scada_trio.storage.migrate import MigrationReport, migrate_master, migrate_
 from scada_trio.storage.query import TenantReader, open_reader
 
 _NAMES_SHOWN = 20
+_COLUMNS: Final = (
+    *("id", "name", "status", "connections", "state", "connected", "readings_per_second", "waiting", "last_error"),
+)
 
 
 async def migrate(settings: Settings, console: Console) -> None:
@@ -60,7 +65,7 @@ async def add_tenant(settings: Settings, console: Console, name: str, database_u
         raise InvalidField("NAME", "is empty")
     async with open_instance(settings) as instance, open_checked_master(settings, instance) as master:
         if any(row.name == name for row in await master.list_tenants()):
-            raise ConfigurationRefused(f"a tenant named {name!r} exists already")
+            raise ConfigurationRefused(f"a tenant named {name!r} exists already; scada-trio tenant list shows it")
         # encrypted first: without a key nothing is created that could not be stored
         if database_url is None and settings.tenant_database_url_file is not None:
             path = settings.tenant_database_url_file
@@ -78,17 +83,29 @@ async def add_tenant(settings: Settings, console: Console, name: str, database_u
     _print_details(console, report)
 
 
-async def list_tenants(settings: Settings, console: Console) -> None:
-    """Every tenant with its status."""
+async def list_tenants(settings: Settings, console: Console, *, form: Format) -> None:
+    """Every tenant with its status, and what a running service does with it; ``waiting`` is what its journal holds."""
     async with open_instance(settings) as instance, open_checked_master(settings, instance) as master:
-        rows = await master.list_tenants()
-    if not rows:
+        stored = await master.list_tenants()
+    running = await ask_service(settings)
+    if form == "table" and not stored:
         console.print("no tenants; add one with: scada-trio tenant add NAME")
         return
-    table = Table("id", "name", "status", "connections")
-    for row in rows:
-        table.add_row(str(row.tenant_id), row.name, row.status, str(row.connections))
-    console.print(table)
+    rows = []
+    for row in stored:
+        live = running.tenants.get(str(row.tenant_id), {})
+        state = live.get("state")
+        if form == "table":
+            state = state or ("not running" if running.silence is None else "no service")
+        rows.append(
+            (
+                *(str(row.tenant_id), row.name, row.status, row.connections, state),
+                live["connections_by_state"].get("connected", 0) if live else None,
+                *(live.get("readings_per_second"), live.get("in_journal"), live.get("last_error")),
+            )
+        )
+    print_rows(console, form, _COLUMNS, rows)
+    say_silence(running)
 
 
 async def find_tenant(registry: Registry, name_or_id: str) -> UUID:

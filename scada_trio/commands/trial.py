@@ -7,17 +7,21 @@ from collections.abc import Sequence
 import trio
 from rich.console import Console
 
+from scada_trio.commands.rows import print_rows
 from scada_trio.commands.targets import Target, find_target, open_pki, run_interruptible
 from scada_trio.config import Settings
 from scada_trio.errors import ScadaError
 from scada_trio.opcua.trial import MAX_NODES, try_device
-from scada_trio.trial import Outcome
+from scada_trio.trial import Outcome, Step
 from scada_trio.validation import parse_node_id
 
+_COLUMNS = ("step", "outcome", "detail", "duration_ms", "lines")
 _MARKS = {Outcome.OK: "ok", Outcome.FAILED: "FAIL", Outcome.SKIPPED: "-"}
 
 
-async def try_connection(settings: Settings, console: Console, target: Target, node_ids: Sequence[str]) -> None:
+async def try_connection(
+    settings: Settings, console: Console, target: Target, node_ids: Sequence[str], *, as_json: bool = False
+) -> None:
     """Print the steps; raises `ScadaError` where one failed. Without ``node_ids`` some of the stored tags are read."""
     for node_id in node_ids:
         parse_node_id("--node", node_id)
@@ -33,7 +37,9 @@ async def try_connection(settings: Settings, console: Console, target: Target, n
             limiter=trio.CapacityLimiter(2),
             resolving=trio.CapacityLimiter(1),
         )
-        for step in trial.steps:
+        if as_json:
+            print_rows(console, "json", _COLUMNS, [_row(step) for step in trial.steps])
+        for step in trial.steps if not as_json else ():
             took = "" if step.outcome is Outcome.SKIPPED else f"  {step.duration_ms:,.0f} ms"
             console.print(f"{_MARKS[step.outcome]:<5} {step.name}: {step.detail}{took}", highlight=False, markup=False)
             for line in step.lines:
@@ -43,3 +49,8 @@ async def try_connection(settings: Settings, console: Console, target: Target, n
             raise ScadaError(f"{failed.name} failed")
 
     await run_interruptible(run)
+
+
+def _row(step: Step) -> tuple[object, ...]:
+    took = None if step.outcome is Outcome.SKIPPED else round(step.duration_ms, 1)
+    return step.name, step.outcome.value, step.detail, took, list(step.lines)

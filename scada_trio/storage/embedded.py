@@ -80,6 +80,16 @@ async def open_embedded(server_dir: Path, settings: Mapping[str, str] | None = N
             await trio.to_thread.run_sync(server.close)
 
 
+def url_where_it_runs(server_dir: Path) -> SecretStr | None:
+    """Of the master database of a server that runs in ``server_dir`` already; None where none does. Starts nothing."""
+    try:
+        lines = (server_dir / "data" / "postmaster.pid").read_text().splitlines()
+        password = (server_dir / "password").read_text().strip()
+        return SecretStr(f"postgresql://{_SUPERUSER}:{password}@127.0.0.1:{int(lines[3])}/{MASTER_DATABASE}")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 class EmbeddedServer:
     """One process's share in the server of a directory. Its methods block; `open` first, `close` last."""
 
