@@ -10,7 +10,7 @@ UV ?= uv
 AUDIT := build/audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo audit licences sbom vulnerabilities test check format proto lock bench-decode bench-connections bench-copy bench-secured bench-queries bench-streaming curves loadtest chaos image clean
+.PHONY: help install install-dev demo audit licences sbom vulnerabilities test check format proto configuration lock bench-decode bench-connections bench-copy bench-secured bench-queries bench-streaming curves loadtest chaos image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,11 +47,12 @@ demo: install ## wells, database and service in one command; Ctrl-C ends it
 test: install-dev ## all tests; some minutes less without the short chaos suite (ARGS="-m 'not chaos'")
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: install-dev ## lint, formatting, types, generated code
+check: install-dev ## lint, formatting, types, generated code and tables
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python scripts/generate_proto.py --check
+	@$(BIN)/python scripts/generate_configuration.py --check
 
 format: install-dev ## put the code into its format
 	@$(BIN)/ruff check --fix .
@@ -59,6 +60,9 @@ format: install-dev ## put the code into its format
 
 proto: install-dev ## make the gRPC code from proto/scada.proto
 	@$(BIN)/python scripts/generate_proto.py
+
+configuration: install-dev ## make the tables of docs/configuration.md, and .env.example
+	@$(BIN)/python scripts/generate_configuration.py
 
 image: ## build the container image scada-trio (podman, else docker)
 	@engine=$$(command -v podman || command -v docker) || { echo "podman or docker is needed" >&2; exit 1; }; \

@@ -7,45 +7,25 @@ made here, in seconds. A bad value is a `ConfigError` that names the variable an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypedDict
+from typing import Literal, Self, TypedDict
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from scada_trio.errors import ConfigError
 from scada_trio.secret_files import SECRETS, read_secret_file
-
-Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Days = Annotated[int, Field(ge=0, le=36_500)]
-
-
-def _long_enough(days: int) -> int:
-    # a rollup takes from the one below for as long as that is kept, which must be longer than the longest month
-    if 0 < days < _LEAST_ROLLUP_DAYS:
-        raise ValueError(f"must be 0 (kept for good) or at least {_LEAST_ROLLUP_DAYS}")
-    return days
-
-
-_LEAST_ROLLUP_DAYS = 180
-RollupDays = Annotated[int, Field(ge=0, le=36_500), AfterValidator(_long_enough)]
-
-
-Network = IPv4Network | IPv6Network
-
-
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+from scada_trio.variables import (
+    BatchVariables,
+    CertificateVariables,
+    DatabaseVariables,
+    DeviceVariables,
+    JournalVariables,
+    ProcessVariables,
+    RetentionVariables,
+    ServerVariables,
+)
+from scada_trio.variables.about import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,105 +124,22 @@ class DatabaseTimeouts(TypedDict):
     statement_timeout_s: float
 
 
-class Settings(BaseSettings):
-    """Environment of the service; defaults are those of ``.env.example``."""
+class Settings(
+    DatabaseVariables,
+    DeviceVariables,
+    CertificateVariables,
+    BatchVariables,
+    JournalVariables,
+    RetentionVariables,
+    ServerVariables,
+    ProcessVariables,
+):
+    """Environment of the service; `scada_trio.variables` has what each variable means."""
 
     # Empty is absent, as orchestrators mean it: an empty GRPC_HOST must not come to listen everywhere.
     model_config = SettingsConfigDict(
         case_sensitive=False, extra="ignore", hide_input_in_errors=True, env_ignore_empty=True
     )
-
-    database_url: SecretStr | None = None
-    data_dir: Path = Path("scada-data")
-    encryption_key: SecretStr | None = None
-    encryption_key_previous: SecretStr | None = None
-    database_url_file: Path | None = None
-    encryption_key_file: Path | None = None
-    encryption_key_previous_file: Path | None = None
-    tenant_database_url_file: Path | None = None
-
-    opc_connection_timeout_ms: Milliseconds = 10_000
-    opc_session_timeout_ms: Milliseconds = 60_000
-    opc_max_reconnect_attempts: Annotated[int, Field(ge=0, le=1_000_000)] = 5
-    opc_reconnect_delay_ms: Milliseconds = 5_000
-    opc_publishing_interval_ms: Milliseconds = 1_000
-    opc_sampling_interval_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 1_000
-    opc_keep_alive_ms: Milliseconds = 5_000
-    opc_discard_oldest: bool = True
-    opc_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 10
-
-    pki_dir: Path | None = None
-    opc_certificate_file: Path | None = None
-    opc_private_key_file: Path | None = None
-    opc_application_uri: Annotated[str, Field(max_length=1024, pattern=r"^[a-z][a-z0-9+.-]*:[!-~]+$")] | None = None
-    opc_certificate_key_bits: Annotated[Literal[2048, 4096], BeforeValidator(_whole)] = 2048
-    opc_allow_deprecated_policies: bool = False
-    opc_require_revocation_lists: bool = True
-
-    aggregation_buffer_ms: Milliseconds = 5_000
-    max_buffer_size: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-
-    journal_dir: Path | None = None
-    journal_sync: Annotated[Literal["normal", "full"], NoDecode] = "normal"
-    journal_max_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 50)] = 4 << 30
-    journal_policy: Annotated[Literal["hold", "drop_oldest"], NoDecode] = "hold"
-    journal_memory_readings: Annotated[int, Field(ge=1, le=100_000_000)] = 200_000
-
-    raw_retention_days: Days = 730
-    compress_after_days: Days = 7
-    chunk_interval_hours: Annotated[int, Field(ge=1, le=744)] = 24
-    hourly_retention_days: RollupDays = 0
-    daily_retention_days: RollupDays = 0
-    monthly_retention_days: RollupDays = 0
-    quarantine_max_rows: Annotated[int, Field(ge=0, le=1_000_000_000)] = 100_000
-    reading_max_age_days: Days = 0
-    heartbeat_interval_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 0
-    heartbeat_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 7
-    reading_max_ahead_hours: Annotated[int, Field(ge=1, le=8760)] = 168
-
-    db_max_connections: Annotated[int, Field(ge=1, le=1000)] = 20
-    db_connect_timeout_ms: Milliseconds = 10_000
-    db_statement_timeout_ms: Milliseconds = 30_000
-    registry_interval_ms: Milliseconds = 30_000
-
-    grpc_host: str = "127.0.0.1"
-    grpc_port: Port = 50051
-    grpc_max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 4 << 20
-    grpc_tls_cert: Path | None = None
-    grpc_tls_key: Path | None = None
-    grpc_tls_client_ca: Path | None = None
-    grpc_rights_file: Path | None = None
-    grpc_insecure: bool = False
-    grpc_max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1_000
-    grpc_max_streams: Annotated[int, Field(ge=1, le=10_000)] = 100
-    grpc_max_calls_per_client: Annotated[int, Field(ge=1, le=100_000)] = 100
-    metrics_host: str = "127.0.0.1"
-    metrics_port: Port = 9090
-    metrics_allow: Annotated[tuple[Network, ...] | None, NoDecode] = None
-    metrics_user: Annotated[str, Field(pattern=r"^[^:\x00-\x1f]+$")] | None = None
-    metrics_password: SecretStr | None = None
-    metrics_password_file: Path | None = None
-    metrics_tls_cert: Path | None = None
-    metrics_tls_key: Path | None = None
-
-    shutdown_grace_ms: Milliseconds = 10_000
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], NoDecode] = "INFO"
-    log_format: Annotated[Literal["json", "console"], NoDecode] = "json"
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _upper(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
-
-    @field_validator("log_format", "journal_sync", "journal_policy", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
-
-    @field_validator("metrics_allow", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -258,13 +155,6 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_absent(cls, value: object) -> object:
         return None if value == "" else value
-
-    @field_validator("database_url")
-    @classmethod
-    def _postgres_scheme(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
-            raise ValueError("must start with postgresql:// or postgres://")
-        return value
 
     @property
     def device(self) -> DeviceSettings:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from pydantic_settings import BaseSettings
 
 from scada_trio.config import DeviceSettings, Settings, StorageSettings
 from scada_trio.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "scripts" / "generate_configuration.py"
 VARIABLES = sorted(name.upper() for name in Settings.model_fields)
 # The contract that clients of the old service rely on.
 FIXED = {
@@ -39,13 +43,6 @@ UNIT_OF_SUFFIX = {
 }
 
 
-class Described(NamedTuple):
-    """What a text tells of a variable; ``default`` None where it has none."""
-
-    default: str | None
-    unit: str
-
-
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of ours is set, whatever the machine's environment holds."""
@@ -54,62 +51,81 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.lower(), raising=False)
 
 
-def default_of(variable: str) -> str | None:
-    default = Settings.model_fields[variable.lower()].default
-    if isinstance(default, bool):
-        return str(default).lower()
-    return None if default is None else str(default)
+def generator() -> Any:
+    """``scripts/generate_configuration.py`` as a module."""
+    spec = importlib.util.spec_from_file_location("generate_configuration", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def example() -> dict[str, Described]:
-    """`.env.example`: the comment above a variable begins with its unit."""
-    found: dict[str, Described] = {}
-    comment: list[str] = []
-    for line in (ROOT / ".env.example").read_text("utf-8").splitlines():
-        if match := re.fullmatch(r"(#?)([A-Z][A-Z0-9_]*)=(.*)", line):
-            unset, name, value = match.groups()
-            assert name not in found
-            found[name] = Described(None if unset else value, re.split(r"[.,]| of ", " ".join(comment))[0].lower())
-            comment = []
-        else:
-            assert line == "" or line.startswith("# "), f"{line!r} is neither a variable nor a comment"
-            comment = [*comment, line[2:]] if line else []
-    return found
+GENERATOR = generator()
 
 
-def documented() -> dict[str, Described]:
-    """The tables of docs/configuration.md."""
-    found: dict[str, Described] = {}
-    for line in (ROOT / "docs" / "configuration.md").read_text("utf-8").splitlines():
-        if match := re.fullmatch(r"\| `([A-Z0-9_]+)` \| (.+?) \| (.+?) \| .+ \|", line):
-            name, default, unit = match.groups()
-            assert name not in found
-            found[name] = Described(None if default == "–" else default, unit.lower().removesuffix(" of"))
-    return found
+def example() -> dict[str, str | None]:
+    """`.env.example`: values by variable, None behind a #."""
+    lines = (ROOT / ".env.example").read_text("utf-8").splitlines()
+    found = [match for line in lines if (match := re.fullmatch(r"(#?)([A-Z][A-Z0-9_]*)=(.*)", line))]
+    assert all(line == "" or line.startswith("# ") or "=" in line for line in lines)
+    assert len({match[2] for match in found}) == len(found)
+    return {match[2]: None if match[1] else match[3] for match in found}
 
 
-def test_every_variable_is_in_the_example_and_documented() -> None:
-    """Nobody has to read the source to find a variable, and none is told of that does not exist."""
-    assert sorted(example()) == VARIABLES
-    assert sorted(documented()) == VARIABLES
+def test_documents_are_made_of_the_settings() -> None:
+    """docs/configuration.md and .env.example have every variable, as the code has it."""
+    document = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+    assert GENERATOR.document(document) == document, "run `make configuration`"
+    assert GENERATOR.example() == (ROOT / ".env.example").read_text("utf-8"), "run `make configuration`"
+    assert sorted(example()) == VARIABLES == sorted(re.findall(r"^\| `([A-Z0-9_]+)` \|", document, re.MULTILINE))
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
-def test_a_variable_is_told_of_as_it_is(variable: str) -> None:
-    """Default and unit are the same in the code, in the example and in the documentation."""
-    in_example, in_docs = example()[variable], documented()[variable]
-    assert in_example.default == in_docs.default == default_of(variable)
-    assert in_example.unit == in_docs.unit
+def test_a_variable_is_described(variable: str) -> None:
+    """What it is for, and the unit that its name says; a secret is called one."""
+    field = Settings.model_fields[variable.lower()]
+    about = GENERATOR.about(variable, field)
+    assert len(about.text) > 10
+    assert about.text.endswith(".")
     for suffix, unit in UNIT_OF_SUFFIX.items():
         if variable.endswith(suffix):
-            assert in_example.unit == unit
+            assert about.unit == unit
+    assert ("secret" in GENERATOR.type_of(field)) is ("SecretStr" in str(field.annotation))
+    assert GENERATOR.range_of(variable, field) or GENERATOR.type_of(field) not in {"integer", "choice"}
+
+
+def test_a_variable_without_a_description_is_refused() -> None:
+    """The tables cannot be made, and so nothing lands; as where the document has no place for a subject."""
+
+    class Bare(BaseSettings):
+        mystery_ms: int = 5
+
+    with pytest.raises(ValueError, match="MYSTERY_MS has no description"):
+        GENERATOR.table(Bare)
+    with pytest.raises(ValueError, match="no place for the variables: database"):
+        GENERATOR.document("# Configuration")
+
+
+def test_a_stale_document_fails_the_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And is mended by the command that the message names."""
+    stale = tmp_path / ".env.example"
+    stale.write_text("GRPC_PORT=1\n")
+    monkeypatch.setattr(GENERATOR, "EXAMPLE", stale)
+    monkeypatch.setattr(GENERATOR, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["generate_configuration", "--check"])
+    with pytest.raises(SystemExit, match=r"stale: \.env\.example; run `make configuration`"):
+        GENERATOR.main()
+    monkeypatch.setattr(sys, "argv", ["generate_configuration"])
+    GENERATOR.main()
+    assert stale.read_text() == (ROOT / ".env.example").read_text("utf-8")
 
 
 def test_the_example_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment copied from the example is that of a service without one."""
-    for name, described in example().items():
-        if described.default is not None:
-            monkeypatch.setenv(name, described.default)
+    for name, value in example().items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
     loaded = Settings.load()
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)

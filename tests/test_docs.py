@@ -24,7 +24,7 @@ from tests.test_cli import FAST, KEY, Cli
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 VARIABLES = {name.upper() for name in Settings.model_fields}
-OF_OTHERS = re.compile(r"TEST_\w+|TENANT_DATABASE_URL")  # of the tests, and of one command
+OF_OTHERS = re.compile(r"TEST_\w+|TENANT_DATABASE_URL|NO_COLOR")  # of the tests, of one command, of every program
 OTHER_NAMES = (
     "CHANGELOG.md",
     "api.md",
