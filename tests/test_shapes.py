@@ -26,6 +26,7 @@ from tests.publish_bytes import (
     masked_item,
     publish,
     reference,
+    rows_of,
     scalar,
 )
 
@@ -149,3 +150,32 @@ def test_any_sequence_of_messages_reads_as_the_stock_decoder_reads_it(
     handles = identity_handles(50)
     for turn in turns:
         assert_same_again(bodies[turn % len(bodies)], handles, 1)
+
+
+@pytest.mark.parametrize("count", [20_001, 2_000_000])
+def test_a_message_of_more_items_than_were_asked_for_is_not_remembered(count: int) -> None:
+    """What is remembered is kept, for many devices: it is no larger than what a good device sends."""
+    handles = identity_handles(9)
+    body = publish(data_change(item(1), *[item(2, VARIANTS["Byte"])] * (count - 1)))
+    for _ in range(2):
+        result = decode(body, handles)
+        assert result.block is not None
+        assert len(result.block) == count - 1
+    assert handles.shape is None
+
+
+def test_a_message_of_a_thousand_layouts_is_not_remembered() -> None:
+    """Of each layout a few items: the most that a shape can cost."""
+    handles = identity_handles(9)
+    kinds = [
+        VARIANTS[name]
+        for name in ("Boolean", "SByte", "Int16", "UInt16", "Int32", "UInt32", "Int64", "Float", "Double")
+    ]
+    items = [masked_item(1, mask, kind) for mask in range(1, 64, 2) for kind in kinds for _ in range(4)]
+    for _ in range(2):
+        assert len(rows_of(decode(publish(data_change(*items)), handles))) == len(items)
+    assert handles.shape is None
+    few = publish(data_change(*items[:900]))
+    for _ in range(2):
+        decode(few, handles)
+    assert handles.shape is not None

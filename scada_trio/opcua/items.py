@@ -14,12 +14,16 @@ from typing import Final
 from scada_trio.errors import DeviceProtocolError
 from scada_trio.opcua import layouts, wire
 from scada_trio.opcua.layouts import Layout
+from scada_trio.opcua.wire import Steps
 
 # How far a run is followed at once inside a mixed message: bounds what a failed look costs.
 _LOOK_AHEAD: Final = 256
 
 # From how many items on a layout is decoded by column: numpy takes about 25 µs a layout, one by one takes 1 µs an item.
 COLUMNS_FROM: Final = 24
+
+# The most items whose order is noted: as many as a notification has at most if the device does what it is asked.
+_MAX_NOTED: Final = 20_000
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +42,8 @@ class MixedItems:
     ``groups`` hold the layouts that many items have. The others are rewritten: ``records`` has them one behind the
     other in `layouts.COMMON`, ``places`` says where in the message they were. Of those the ones that are neither a
     number nor Bad are left out: ``unstorable`` has handle and reason of each, ``overflowed`` how many have the
-    overflow bit. ``order`` is the layout of each item, None where one is of no fixed size.
+    overflow bit. ``order`` is the layout of each item, None where one is of no fixed size or where there are more than
+    anybody asked for.
     """
 
     groups: list[Group]
@@ -76,19 +81,20 @@ def uniform_layout(body: bytes, offset: int, end: int, count: int) -> Layout | N
     return layout
 
 
-def group_items(body: bytes, offset: int, end: int, count: int) -> MixedItems:
+def group_items(body: bytes, offset: int, end: int, count: int, steps: Steps) -> MixedItems:
     """All ``count`` items between ``offset`` and ``end``. Goes from one to the next, and over runs of a layout at once.
 
-    Raises `DeviceProtocolError` where an item passes ``end``.
+    Raises `DeviceProtocolError` where an item passes ``end``, and where there are too many runs.
     """
     groups: dict[Layout, Group] = {}
-    mixed = MixedItems([])
+    mixed = MixedItems([], order=[] if count <= _MAX_NOTED else None)
     previous: Layout | None = None
     place = 0
     while place < count:
+        steps.take(1)
         layout = _layout_at(body, offset)
         if layout is None:
-            offset = _cut_value(body, offset, end, place, mixed)
+            offset = _cut_value(body, offset, end, place, mixed, steps)
             place += 1
             mixed.order = None
         else:
@@ -137,13 +143,13 @@ def _leading(column: bytes, limit: int) -> int:
     return limit if column == first * limit else limit - len(column.lstrip(first))
 
 
-def _cut_value(body: bytes, offset: int, end: int, place: int, mixed: MixedItems) -> int:
+def _cut_value(body: bytes, offset: int, end: int, place: int, mixed: MixedItems, steps: Steps) -> int:
     """Add the item at ``offset`` without its value, which is of no fixed size; returns the offset behind it."""
     mask = body[offset + 4]
     if mask > layouts.ALL_FIELDS:
         raise DeviceProtocolError(f"the device's message has a value with unknown fields, mask 0x{mask:02X}")
     kind = body[offset + 5]
-    timing = wire.skip_variant(body, offset + 5)
+    timing = wire.skip_variant(body, offset + 5, steps)
     behind = timing + wire.timing_size(mask)
     if behind > end:
         raise wire.truncated()

@@ -27,7 +27,8 @@ from scada_trio.errors import DeviceError, DeviceProtocolError
 from scada_trio.opcua import items, layouts, wire
 from scada_trio.opcua.faults import status_name
 from scada_trio.opcua.layouts import HandleMap, Layout
-from scada_trio.opcua.shapes import Part, shape_of
+from scada_trio.opcua.shapes import MAX_RARE, Part, shape_of
+from scada_trio.opcua.wire import Steps
 from scada_trio.readings import Quality, ReadingBlock
 
 __all__ = ["HandleMap", "PublishFault", "PublishResult", "decode_publish", "decode_republish"]
@@ -104,7 +105,7 @@ def decode_publish(body: bytes, handles: HandleMap, arrival_us: int) -> PublishR
     Time is the source's, else the server's, else ``arrival_us``; see `layouts.times` for what counts as absent.
 
     Raises `PublishFault` for a bad service result and `DeviceProtocolError` for bytes that are no PublishResponse.
-    Allocates in proportion to ``body``, whatever lengths it claims.
+    Allocates in proportion to ``body``, whatever lengths it claims, and in bounded time (`wire.MAX_STEPS`).
     """
     try:
         return _decode(body, handles, arrival_us)
@@ -118,29 +119,33 @@ def decode_republish(body: bytes, handles: HandleMap, arrival_us: int) -> Publis
     A sequence number other than the one asked for says that the server does not have the notification.
     """
     try:
-        offset = _skip_response_header(body, REPUBLISH_RESPONSE)
+        steps = Steps()
+        offset = _skip_response_header(body, REPUBLISH_RESPONSE, steps)
         number, _, count = _REPUBLISHED.unpack_from(body, offset)
-        return _read_message(body, offset + _REPUBLISHED.size, (0, False, number, count), handles, arrival_us)
+        return _read_message(body, offset + _REPUBLISHED.size, (0, False, number, count), handles, arrival_us, steps)
     except (IndexError, struct.error) as error:
         raise wire.truncated() from error
 
 
 def _decode(body: bytes, handles: HandleMap, arrival_us: int) -> PublishResult:
-    subscription_id, offset = _read_head(body)
+    steps = Steps()
+    subscription_id, offset = _read_head(body, steps)
     more, sequence_number, _, count = _MESSAGE.unpack_from(body, offset)
     head = (subscription_id, more != 0, sequence_number, count)
-    return _read_message(body, offset + _MESSAGE.size, head, handles, arrival_us)
+    return _read_message(body, offset + _MESSAGE.size, head, handles, arrival_us, steps)
 
 
 def _read_message(
-    body: bytes, offset: int, head: tuple[int, bool, int, int], handles: HandleMap, arrival_us: int
+    body: bytes, offset: int, head: tuple[int, bool, int, int], handles: HandleMap, arrival_us: int, steps: Steps
 ) -> PublishResult:
     """The ``count`` notifications at ``offset``; ``head`` is subscription id, more, sequence number and count."""
     subscription_id, more, sequence_number, count = head
     notes = _Notes()
+    if count > 1:
+        steps.take(count)
     for _ in range(count):
-        offset = _read_notification(body, offset, notes)
-    readings = _Readings(handles, arrival_us)
+        offset = _read_notification(body, offset, notes, steps)
+    readings = _Readings(handles, arrival_us, steps)
     for start, end in notes.data_changes:
         item_count, start = wire.read_length(body, start)
         readings.add(body, start, end, item_count)
@@ -156,7 +161,7 @@ def _read_message(
         readings.arrival_timed,
         notes.status_change,
         notes.ignored,
-        _read_results(body, offset) if subscription_id else (),
+        _read_results(body, offset, steps) if subscription_id else (),
         readings.behind_dropped(),
     )
 
@@ -164,22 +169,22 @@ def _read_message(
 # ---- the answer around the notifications
 
 
-def _read_head(body: bytes) -> tuple[int, int]:
+def _read_head(body: bytes, steps: Steps) -> tuple[int, int]:
     """Subscription id, and the offset of MoreNotifications."""
     kind, _, _, result, diagnostics, strings, extra, subscription_id, available = _PLAIN_HEAD.unpack_from(
         body.ljust(_PLAIN_HEAD.size, b"\0")
     )
     offset = _PLAIN_HEAD.size
     if kind != _PLAIN_TYPE or result or diagnostics or strings > 0 or extra != _NO_OBJECT:
-        offset = _skip_response_header(body, PUBLISH_RESPONSE)
+        offset = _skip_response_header(body, PUBLISH_RESPONSE, steps)
         subscription_id = wire.UINT32.unpack_from(body, offset)[0]
         available, offset = wire.read_length(body, offset + 4)
     return subscription_id, offset + 4 * max(available, 0)
 
 
-def _skip_response_header(body: bytes, wanted: int) -> int:
+def _skip_response_header(body: bytes, wanted: int, steps: Steps) -> int:
     """Type id and ResponseHeader (Part 4, 7.34) with all that may be in it; raises what they say is wrong."""
-    kind, offset = wire.read_type_id(body, 0)
+    kind, offset = wire.read_type_id(body, 0, steps)
     if kind not in (wanted, SERVICE_FAULT):
         raise DeviceProtocolError(f"the device answered Publish with a message of type i={kind}")
     _, _, status = _HEAD_AFTER_TYPE.unpack_from(body, offset)
@@ -187,10 +192,10 @@ def _skip_response_header(body: bytes, wanted: int) -> int:
         raise PublishFault(status)
     if kind == SERVICE_FAULT:
         raise DeviceProtocolError("the device answered Publish with a fault that has no bad status")
-    offset = wire.skip_diagnostic_info(body, offset + _HEAD_AFTER_TYPE.size)
+    offset = wire.skip_diagnostic_info(body, offset + _HEAD_AFTER_TYPE.size, steps)
     strings, offset = wire.read_length(body, offset)
-    offset = wire.skip_many(wire.skip_string, body, offset, strings)
-    return wire.skip_extension_object(body, offset)
+    offset = wire.skip_many(wire.skip_string, body, offset, strings, steps)
+    return wire.skip_extension_object(body, offset, steps)
 
 
 @dataclass(slots=True)
@@ -202,9 +207,9 @@ class _Notes:
     ignored: int = 0
 
 
-def _read_notification(body: bytes, offset: int, notes: _Notes) -> int:
+def _read_notification(body: bytes, offset: int, notes: _Notes, steps: Steps) -> int:
     """Note the extension object at ``offset``; returns the offset behind it."""
-    kind, start = wire.read_type_id(body, offset)
+    kind, start = wire.read_type_id(body, offset, steps)
     form = body[start]
     if form == 0:
         notes.ignored += 1
@@ -222,16 +227,20 @@ def _read_notification(body: bytes, offset: int, notes: _Notes) -> int:
     return end
 
 
-def _read_results(body: bytes, offset: int) -> tuple[int, ...]:
+def _read_results(body: bytes, offset: int, steps: Steps) -> tuple[int, ...]:
     """Acknowledgement results that are not Good, from the two arrays that end the message."""
     count, offset = wire.read_length(body, offset)
+    if count:
+        steps.take(count)
     end = offset + 4 * count
     if count and end <= len(body):
         codes: tuple[int, ...] = struct.unpack_from(f"<{count}I", body, offset)
     else:
         codes = ()
     diagnostics, end = wire.read_length(body, end)
-    if wire.skip_many(wire.skip_diagnostic_info, body, end, diagnostics) > len(body):
+    if diagnostics:
+        end = wire.skip_many(wire.skip_diagnostic_info, body, end, diagnostics, steps)
+    if end > len(body):
         raise wire.truncated()
     return tuple(code for code in codes if code >> layouts.SEVERITY_SHIFT)
 
@@ -242,9 +251,10 @@ def _read_results(body: bytes, offset: int) -> tuple[int, ...]:
 class _Readings:
     """The blocks of a message's groups as they are decoded, and what is counted on the way."""
 
-    def __init__(self, handles: HandleMap, arrival_us: int) -> None:
+    def __init__(self, handles: HandleMap, arrival_us: int, steps: Steps) -> None:
         self._handles = handles
         self._arrival_us = arrival_us
+        self._steps = steps
         self._blocks: list[ReadingBlock] = []
         self._behind_dropped: list[ReadingBlock] = []
         self.unstorable: dict[str, int] = {}
@@ -278,8 +288,8 @@ class _Readings:
         if shape is not None and shape.fits(body, offset, end, count):
             parts = shape.parts(body, offset)
             return self._decode(*parts[0][:2])[0] if len(parts) == 1 else self._decode_parts(parts)
-        mixed = items.group_items(body, offset, end, count)
-        self._remember(mixed.order)
+        mixed = items.group_items(body, offset, end, count, self._steps)
+        self._remember(mixed)
         parts = [
             (group.layout, layouts.record_window(body, group.layout)[group.offsets], np.array(group.places, np.intp))
             for group in mixed.groups
@@ -292,8 +302,9 @@ class _Readings:
         self.overflowed += mixed.overflowed
         return self._decode_parts(parts)
 
-    def _remember(self, order: list[Layout] | None) -> None:
+    def _remember(self, mixed: items.MixedItems) -> None:
         """Keep the shape of a message that came twice in a row: one that never comes again is not worth making it."""
+        order = mixed.order if len(mixed.places) <= MAX_RARE else None
         latest = 0 if order is None else hash(tuple(order))
         if order is not None and latest == self._handles.latest and all(layout.reason is None for layout in order):
             self._handles.shape = shape_of(tuple(order))

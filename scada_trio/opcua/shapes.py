@@ -25,6 +25,9 @@ from scada_trio.opcua.layouts import Layout, Records
 Part = tuple[Layout, Records, NDArray[np.intp]]
 """Records of one layout, and their places in the message."""
 
+MAX_RARE: Final = 1_000
+"""Items of a shape that are rewritten, at most: each takes half a kilobyte of it and 0.1 ms to make."""
+
 _CONSTANTS: Final = (layouts.NAN, 0, layouts.COMMON.mask, layouts.DOUBLE)  # behind the fields that are read
 _MASK_AT, _TYPE_AT = -2, -1
 

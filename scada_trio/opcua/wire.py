@@ -5,9 +5,9 @@ Owns the sizes of the built-in types. Knows no service and no meaning; starts no
 The stock decoder is not used for this: it fails on text that is not UTF-8 and on structures whose type it does not know
 well, and an array length of 2^31 or a few nested brackets from a corrupt message make it allocate without bound.
 
-Every function takes the message and an offset and returns the offset behind the value. It may point past the end, since
-a skipped value is not read: the caller compares. Reading past the end raises ``IndexError`` or ``struct.error``,
-which the caller turns into `truncated`.
+Every function takes the message, an offset and the steps left, and returns the offset behind the value. It may point
+past the end, since a skipped value is not read: the caller compares. Reading past the end raises ``IndexError`` or
+``struct.error``, which the caller turns into `truncated`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,30 @@ TYPE: Final = 0x3F
 # Built-in types whose size is always the same (Part 6, 5.1.2), bytes; 0 is the null variant.
 FIXED_SIZES: Final = {0: 0, 1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 4, 8: 8, 9: 8, 10: 4, 11: 8, 13: 8, 14: 16, 19: 4}
 
+MAX_STEPS: Final = 250_000
+"""Values of one message that are gone over one by one, nested ones too: some 0.3 s where each is as slow as can be.
+
+We ask for 20,000 notifications in a message; one with millions would hold up every other device meanwhile.
+"""
+
 _NODE_ID_SIZES: Final = {0: 2, 1: 4, 2: 7, 4: 19}
 _NODE_ID_STRINGS: Final = (3, 5)
+
+
+class Steps:
+    """How many more values of a message may be gone over one by one."""
+
+    left = MAX_STEPS  # of the class until the first is taken: nearly every message takes none
+
+    def take(self, count: int) -> None:
+        """Use ``count`` of them. Raises `DeviceProtocolError` where there are not so many left."""
+        self.left -= count
+        if self.left < 0:
+            raise DeviceProtocolError(f"the device's message has more than {MAX_STEPS} values of no common layout")
+
+
+Skip = Callable[[bytes, int, Steps, int], int]
+"""Message, offset, steps, depth: the offset behind the value."""
 
 
 def truncated() -> DeviceProtocolError:
@@ -46,9 +68,9 @@ def read_length(body: bytes, offset: int) -> tuple[int, int]:
     return max(length, 0), offset + 4
 
 
-def read_type_id(body: bytes, offset: int) -> tuple[int, int]:
+def read_type_id(body: bytes, offset: int, steps: Steps) -> tuple[int, int]:
     """The number of a NodeId in namespace 0, -1 for every other one, and the offset behind it."""
-    end = skip_node_id(body, offset)
+    end = skip_node_id(body, offset, steps)
     encoding = body[offset]
     if encoding == 0:
         return body[offset + 1], end
@@ -59,54 +81,54 @@ def read_type_id(body: bytes, offset: int) -> tuple[int, int]:
     return -1, end
 
 
-def skip_string(body: bytes, offset: int, depth: int = 0) -> int:
+def skip_string(body: bytes, offset: int, steps: Steps, depth: int = 0) -> int:
     """String, ByteString or XmlElement."""
     length, start = read_length(body, offset)
     return start + length
 
 
-def skip_node_id(body: bytes, offset: int, depth: int = 0) -> int:
+def skip_node_id(body: bytes, offset: int, steps: Steps, depth: int = 0) -> int:
     """NodeId or ExpandedNodeId (Part 6, 5.2.2.9 and 5.2.2.10)."""
     encoding = body[offset]
     form = encoding & 0x3F
     if form in _NODE_ID_SIZES:
         offset += _NODE_ID_SIZES[form]
     elif form in _NODE_ID_STRINGS:
-        offset = skip_string(body, offset + 3)
+        offset = skip_string(body, offset + 3, steps)
     else:
         raise DeviceProtocolError(f"the device's message has a NodeId of unknown form {form}")
     if encoding & 0x80:
-        offset = skip_string(body, offset)
+        offset = skip_string(body, offset, steps)
     return offset + 4 if encoding & 0x40 else offset
 
 
-def skip_qualified_name(body: bytes, offset: int, depth: int = 0) -> int:
+def skip_qualified_name(body: bytes, offset: int, steps: Steps, depth: int = 0) -> int:
     """QualifiedName: namespace index and name."""
-    return skip_string(body, offset + 2)
+    return skip_string(body, offset + 2, steps)
 
 
-def skip_localized_text(body: bytes, offset: int, depth: int = 0) -> int:
+def skip_localized_text(body: bytes, offset: int, steps: Steps, depth: int = 0) -> int:
     """LocalizedText: mask, then locale and text as it says."""
     mask = body[offset]
     offset += 1
     for bit in (1, 2):
         if mask & bit:
-            offset = skip_string(body, offset)
+            offset = skip_string(body, offset, steps)
     return offset
 
 
-def skip_extension_object(body: bytes, offset: int, depth: int = 0) -> int:
+def skip_extension_object(body: bytes, offset: int, steps: Steps, depth: int = 0) -> int:
     """ExtensionObject: type, form, and a body whose length is stated whatever the form."""
-    offset = skip_node_id(body, offset)
-    return skip_string(body, offset + 1) if body[offset] else offset + 1
+    offset = skip_node_id(body, offset, steps)
+    return skip_string(body, offset + 1, steps) if body[offset] else offset + 1
 
 
-def skip_data_value(body: bytes, offset: int, depth: int = 0) -> int:
+def skip_data_value(body: bytes, offset: int, steps: Steps, depth: int = 0) -> int:
     """DataValue: mask, then value, status and times as it says."""
     mask = body[offset]
     offset += 1
     if mask & 1:
-        offset = skip_variant(body, offset, depth + 1)
+        offset = skip_variant(body, offset, steps, depth + 1)
     return offset + timing_size(mask)
 
 
@@ -115,19 +137,19 @@ def timing_size(mask: int) -> int:
     return 4 * (mask >> 1 & 1) + 8 * (mask >> 2 & 1) + 8 * (mask >> 3 & 1) + 2 * (mask >> 4 & 1) + 2 * (mask >> 5 & 1)
 
 
-def skip_diagnostic_info(body: bytes, offset: int, depth: int = 0) -> int:
+def skip_diagnostic_info(body: bytes, offset: int, steps: Steps, depth: int = 0) -> int:
     """DiagnosticInfo (Part 6, 5.2.2.12)."""
     _check_depth(depth)
     mask = body[offset]
     offset += 1 + 4 * (mask & 0x0F).bit_count()
     if mask & 0x10:
-        offset = skip_string(body, offset)
+        offset = skip_string(body, offset, steps)
     if mask & 0x20:
         offset += 4
-    return skip_diagnostic_info(body, offset, depth + 1) if mask & 0x40 else offset
+    return skip_diagnostic_info(body, offset, steps, depth + 1) if mask & 0x40 else offset
 
 
-def skip_variant(body: bytes, offset: int, depth: int = 0) -> int:
+def skip_variant(body: bytes, offset: int, steps: Steps, depth: int = 0) -> int:
     """Variant: a scalar, an array or a matrix of any built-in type (Part 6, 5.2.2.16)."""
     _check_depth(depth)
     encoding = body[offset]
@@ -136,7 +158,7 @@ def skip_variant(body: bytes, offset: int, depth: int = 0) -> int:
     if kind in FIXED_SIZES:
         offset += count * FIXED_SIZES[kind]
     elif kind in _SKIPS:
-        offset = skip_many(_SKIPS[kind], body, offset, count, depth + 1)
+        offset = skip_many(_SKIPS[kind], body, offset, count, steps, depth + 1)
     else:
         raise DeviceProtocolError(f"the device's message has a value of unknown type {kind}")
     if encoding & DIMENSIONS:
@@ -145,10 +167,11 @@ def skip_variant(body: bytes, offset: int, depth: int = 0) -> int:
     return offset
 
 
-def skip_many(skip: Callable[[bytes, int, int], int], body: bytes, offset: int, count: int, depth: int = 0) -> int:
-    """``count`` values in a row; each takes a byte at least, so the end of the message bounds the loop."""
+def skip_many(skip: Skip, body: bytes, offset: int, count: int, steps: Steps, depth: int = 0) -> int:
+    """``count`` values in a row; each takes a step, and a byte at least."""
+    steps.take(count)
     for _ in range(count):
-        offset = skip(body, offset, depth)
+        offset = skip(body, offset, steps, depth)
     return offset
 
 
@@ -158,7 +181,7 @@ def _check_depth(depth: int) -> None:
 
 
 # 26-31 are reserved and read as ByteString (Part 6, 5.1.2).
-_SKIPS: Final[dict[int, Callable[[bytes, int, int], int]]] = {
+_SKIPS: Final[dict[int, Skip]] = {
     **dict.fromkeys((12, 15, 16, *range(26, 32)), skip_string),
     **dict.fromkeys((17, 18), skip_node_id),
     20: skip_qualified_name,
