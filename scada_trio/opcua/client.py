@@ -15,6 +15,7 @@ hanging when an answer cannot be read. What is replaced here is that and no more
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import struct
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from opcua.ua.ua_binary import struct_from_binary, struct_to_binary
 
 from scada_trio import __version__
 from scada_trio.errors import DeviceError, DeviceProtocolError, DeviceUnreachable
+from scada_trio.opcua.bounds import allow_few
 from scada_trio.opcua.faults import MALFORMED
 from scada_trio.opcua.transport import MAX_MESSAGE_BYTES, MAX_MESSAGE_CHUNKS, error_of_err_frame
 
@@ -37,6 +39,7 @@ logging.getLogger("opcua").setLevel(logging.CRITICAL)
 _SECURE_HEADER_BYTES: Final = 12
 _PLAIN_CHUNK: Final = struct.Struct("<4sIIIII")  # type, size, channel, token, sequence number, request id
 _SECURE_KINDS: Final = (b"MSG", b"OPN", b"CLO")
+_MIN_GRANTED_S: Final = 0.5  # a device that grants a microsecond does not get a request every one
 
 
 class LinkSocket(UASocketClient):  # type: ignore[misc]
@@ -67,8 +70,7 @@ class LinkSocket(UASocketClient):  # type: ignore[misc]
         self._on_backlog = on_backlog
         self._publishes: set[int] = set()
         self._backlog = bytearray()
-        self._partial_bytes = 0
-        self._partial_chunks = 0
+        self._partial_bytes = self._partial_chunks = 0
 
     # ---- sending, any thread
 
@@ -306,20 +308,18 @@ class LinkSocket(UASocketClient):  # type: ignore[misc]
         opened: Future[Any] = Future()
 
         def adopt(answer: Future[Buffer]) -> None:
-            error = answer.exception()
-            if error is not None:
-                opened.set_exception(error)
-                return
             try:
-                body = answer.result()
+                body = allow_few(answer.result())
                 self.check_answer(body, "")
                 response = struct_from_binary(ua.OpenSecureChannelResponse, body)
                 response.ResponseHeader.ServiceResult.check()
+                if len(response.Parameters.ServerNonce or b"") < self._connection.security_policy.symmetric_key_size:
+                    raise ua.UaError("the server's nonce is too short")
                 with self._lock:
                     self._connection.set_channel(response.Parameters, params.RequestType, params.ClientNonce)
                 opened.set_result(response.Parameters)
-            except MALFORMED as malformed:
-                opened.set_exception(malformed)
+            except (DeviceError, *MALFORMED) as error:
+                opened.set_exception(error)
 
         answer = self._send_request(request, adopt, message_type=ua.MessageType.SecureOpen)
         try:
@@ -335,8 +335,7 @@ def _ignore(body: bytes) -> None:
 
 def _split_header(frame: bytes) -> tuple[ua.Header, Buffer]:
     header = ua.Header(frame[:3], frame[3:4], int.from_bytes(frame[8:12], "little"))
-    header.packet_size = len(frame)
-    header.body_size = len(frame) - _SECURE_HEADER_BYTES
+    header.packet_size, header.body_size = len(frame), len(frame) - _SECURE_HEADER_BYTES
     return header, Buffer(frame, _SECURE_HEADER_BYTES)
 
 
@@ -361,12 +360,12 @@ class LinkClient(Client):  # type: ignore[misc]
     @property
     def channel_lifetime_s(self) -> float:
         """Revised lifetime of the channel's token in seconds; 0 from the server means none, an hour is taken."""
-        return (self.secure_channel_timeout or 3_600_000) / 1000
+        return max((self.secure_channel_timeout or 3_600_000) / 1000, _MIN_GRANTED_S)
 
     @property
     def session_timeout_s(self) -> float:
         """Revised session timeout in seconds; 0 from the server means none, an hour is taken."""
-        return (self.session_timeout or 3_600_000) / 1000
+        return max((self.session_timeout or 3_600_000) / 1000, _MIN_GRANTED_S)
 
     def create_session(self) -> Any:
         """Create the session (OPC UA Part 4, 5.6.2); returns the CreateSessionResult. Starts no thread."""
@@ -384,6 +383,8 @@ class LinkClient(Client):  # type: ignore[misc]
         result = self.uaclient.create_session(params)
         signed = (self.security_policy.client_certificate or b"") + params.ClientNonce
         self.security_policy.asymmetric_cryptography.verify(signed, result.ServerSignature.Signature)
+        if not math.isfinite(result.RevisedSessionTimeout):
+            raise ua.UaError(f"a session timeout of {result.RevisedSessionTimeout} ms")
         self._server_nonce = result.ServerNonce
         self.session_timeout = result.RevisedSessionTimeout
         return result

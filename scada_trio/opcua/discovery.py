@@ -16,6 +16,7 @@ from opcua.common.utils import Buffer
 from opcua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary
 
 from scada_trio.errors import DeviceProtocolError, DeviceUnreachable
+from scada_trio.opcua.bounds import allow_few
 from scada_trio.opcua.faults import MALFORMED, translated
 from scada_trio.opcua.transport import (
     MAX_CHUNK_BYTES,
@@ -73,7 +74,7 @@ class _Exchange:
     async def _ask(self, request: Any, response_type: Any, message_type: bytes) -> Any:
         name = response_type.__name__.removesuffix("Response")
         await self._send(request, message_type)
-        body = await self._receive()
+        body = allow_few(await self._receive())
         with translated(name):
             answer = body.copy()
             kind = nodeid_from_binary(answer).Identifier

@@ -21,7 +21,7 @@ from opcua import ua
 
 from scada_trio.config import DeviceSettings
 from scada_trio.desired import ConnectionSpec, SecurityMode
-from scada_trio.errors import CertificateRefused, DeviceError, DeviceRefused, SecurityRefused
+from scada_trio.errors import CertificateRefused, DeviceError, DeviceProtocolError, DeviceRefused, SecurityRefused
 from scada_trio.opcua.certificates import (
     MALFORMED,
     Accepted,
@@ -55,6 +55,7 @@ _MODES: Final = {
     SecurityMode.SIGN: ua.MessageSecurityMode.Sign,
     SecurityMode.SIGN_AND_ENCRYPT: ua.MessageSecurityMode.SignAndEncrypt,
 }
+_MAX_NONCE_BYTES: Final = 1_024  # 32 are usual; each block of it is a step of RSA where a password is encrypted
 _OUR_CERTIFICATE: Final = frozenset(
     {
         ua.StatusCodes.BadSecurityChecksFailed,
@@ -239,11 +240,13 @@ def offer_of(created: Any, security: LinkSecurity) -> Offer:
 def activation(client: LinkClient, spec: ConnectionSpec, offer: Offer, security: LinkSecurity, pki: Pki) -> Any:
     """The ActivateSessionParameters (Part 4, 5.6.3) that log the user of ``spec`` in; blocks on the trust store.
 
-    Raises `DeviceRefused` where the server takes nothing that may be sent: never a password that somebody else could
-    read, unless the connection allows it in clear text.
+    Raises `DeviceProtocolError` for a nonce that is none, `DeviceRefused` where the server takes nothing that may be
+    sent: never a password that somebody else could read, unless the connection allows it in clear text.
     """
     policy = security.policy
     nonce = client._server_nonce
+    if len(nonce or b"") > _MAX_NONCE_BYTES:
+        raise DeviceProtocolError(f"the server's nonce has {len(nonce)} bytes")
     parameters = ua.ActivateSessionParameters()
     parameters.LocaleIds.append("en")
     if security.protects:

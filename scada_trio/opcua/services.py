@@ -26,6 +26,8 @@ _MAX_ITEMS_A_CALL_NODE: Final = 11714  # Server_ServerCapabilities_OperationLimi
 _STARTED_NODE: Final = 2257  # Server_ServerStatus_StartTime
 _MIN_LIFETIME_S: Final = 600.0
 """How long the server keeps the subscription without a Publish: a device that we hold back must not lose it."""
+_MAX_INTERVAL_MS: Final = 86_400_000.0
+"""No device publishes less often than once a day; what says so, or infinity, would never be found silent."""
 _MAX_NOTIFICATIONS: Final = 20_000
 """Values in one message; keeps the largest message under ``MAX_MESSAGE_BYTES``."""
 
@@ -108,11 +110,14 @@ def _keep_alive_count(settings: DeviceSettings, interval_ms: float) -> int:
 
 def _terms(request: Any, revised: Any, publishing_ms: float) -> SubscriptionTerms:
     """``publishing_ms`` is what was wanted at first. Servers have been seen to answer 0."""
+    interval_ms = float(revised.RevisedPublishingInterval or 0.0)
+    if not interval_ms <= _MAX_INTERVAL_MS:  # nor NaN
+        raise ua.UaError(f"a publishing interval of {interval_ms:g} ms")
     return SubscriptionTerms(
         publishing_ms,
         request.Parameters.RequestedMaxKeepAliveCount,
         request.Parameters.RequestedLifetimeCount,
-        max(float(revised.RevisedPublishingInterval or 0.0), 1.0),
+        max(interval_ms, 1.0),
         int(revised.RevisedMaxKeepAliveCount or 1),
         int(revised.RevisedLifetimeCount or 0),
     )
