@@ -10,7 +10,7 @@ UV ?= uv
 AUDIT := build/audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo audit licences sbom vulnerabilities test check format proto configuration lock bench-decode bench-connections bench-copy bench-secured bench-queries bench-streaming curves loadtest chaos image clean
+.PHONY: help install install-dev demo audit licences sbom vulnerabilities test check format proto configuration lock bench bench-decode bench-connections bench-copy bench-secured bench-queries bench-streaming curves loadtest chaos image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ chaos: install-dev ## break everything under load and account for every value (A
 loadtest: install-dev ## wells, database and service; figures against targets (ARGS="--mode stress --duration 60")
 	@$(BIN)/scada-trio loadtest $(ARGS)
 
+bench: install-dev ## the service beside what one would write instead, and docs/performance.md of it (ARGS="--quick")
+	@$(BIN)/python -m benchmarks.peers $(ARGS)
+
 bench-decode: install-dev ## values decoded and encoded per CPU second
 	@$(BIN)/python benchmarks/decode.py
 
@@ -130,6 +133,9 @@ lock: ## resolve the locks anew (needs uv)
 	  --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group audit \
 	  --no-emit-index-url --no-emit-find-links -o requirements-audit.lock
+	cd benchmarks/peers && for directory in . thingsboard_gateway; do \
+	  $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-emit-index-url --no-emit-find-links $$directory/requirements.in -o $$directory/requirements.lock; done
 
 clean: ## remove the environment and caches; data stays
-	rm -rf $(VENV) build tests/node/node_modules examples/nestjs/node_modules examples/nestjs/dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .bench build tests/node/node_modules examples/nestjs/node_modules examples/nestjs/dist .pytest_cache .mypy_cache .ruff_cache
