@@ -203,21 +203,20 @@ def parse_query(
     include_properties: bool = False,
     values: bool = False,
     max_nodes: int = 1_000_000,
-    prefix: str = "",
 ) -> BrowseQuery:
-    """A query out of what a user says; ``max_depth`` 0 is any. `InvalidField` names the argument, after ``prefix``."""
+    """A query out of what a user says; ``max_depth`` 0 is any. `InvalidField` names the argument."""
     if not 0 <= max_depth <= _MAX_DEPTH:
-        raise InvalidField(f"{prefix}max_depth", f"{max_depth} is not between 0 and {_MAX_DEPTH:,}")
+        raise InvalidField("max_depth", f"{max_depth} is not between 0 and {_MAX_DEPTH:,}")
     for namespace in namespaces:
         if not 0 <= namespace <= 0xFFFF:
-            raise InvalidField(f"{prefix}namespaces", f"{namespace} is not between 0 and 65535")
+            raise InvalidField("namespaces", f"{namespace} is not between 0 and 65535")
     return BrowseQuery(
-        start=parse_node_id(f"{prefix}start", start) if start else OBJECTS,
-        order=_one_of(f"{prefix}order", BrowseOrder, order) if order else BrowseOrder.DEPTH,
+        start=parse_node_id("start", start) if start else OBJECTS,
+        order=_one_of("order", BrowseOrder, order) if order else BrowseOrder.DEPTH,
         max_depth=max_depth or None,
-        paths=_texts(f"{prefix}paths", paths),
-        node_classes=frozenset(_one_of(f"{prefix}node_classes", NodeClass, text) for text in node_classes),
-        data_types=frozenset(text.lower() for text in _texts(f"{prefix}data_types", data_types)),
+        paths=_texts("paths", paths),
+        node_classes=frozenset(_one_of("node_classes", NodeClass, text) for text in node_classes),
+        data_types=frozenset(text.lower() for text in _texts("data_types", data_types)),
         namespaces=frozenset(namespaces),
         storable_only=storable_only,
         include_server=include_server,

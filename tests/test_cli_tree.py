@@ -233,6 +233,16 @@ def test_exit_statuses_of_commands(bare: Cli) -> None:  # noqa: F811
     assert bare.run("tenant", "list", DATABASE_URL="mysql://nothing").returncode == 2
 
 
+def test_errors_say_what_to_do_next(bare: Cli) -> None:  # noqa: F811
+    """A database or device that is away names the command that tells more; an option is called as it is typed."""
+    away = f"127.0.0.1:{free_port()}"
+    assert "scada-trio check tries each" in bare.fails("tenant", "list", DATABASE_URL=f"postgresql://scada@{away}/x")
+    assert "scada-trio connection test" in bare.fails("browse", f"opc.tcp://{away}")
+    for option, value in (("--path", ""), ("--type", ""), ("--depth", "1000000"), ("--start", "nonsense")):
+        assert bare.fails("browse", f"opc.tcp://{away}", option, value, status=2).startswith(f"scada-trio: {option}: ")
+    assert "Did you mean 'tenant'?" in bare.run("tenat").stderr
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_signal_ends_a_command(bare: Cli, number: signal.Signals, status: int) -> None:  # noqa: F811
     """That waits for a database: Ctrl-C is 130, SIGTERM is the system's own."""

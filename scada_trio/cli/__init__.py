@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Final, NoReturn
 
 from scada_trio.cli.tree import app
-from scada_trio.errors import ConfigError, InvalidField, ScadaError, leaves
+from scada_trio.errors import ConfigError, DatabaseUnavailable, DeviceUnreachable, InvalidField, ScadaError, leaves
 
 __all__ = ["app", "main"]
+
+_NEXT_STEPS: Final[Mapping[type[ScadaError], str]] = {
+    DatabaseUnavailable: "is the database running, and is its URL right? scada-trio check tries each",
+    DeviceUnreachable: "is the device running? scada-trio connection test tries it step by step",
+}
 
 
 def main() -> None:
@@ -53,5 +59,6 @@ def _reader_is_gone() -> NoReturn:
 
 def _fail(error: BaseException, status: int) -> NoReturn:
     sys.stdout.flush()
-    sys.stderr.write(f"scada-trio: {error}\n")
+    step = next((text for kind, text in _NEXT_STEPS.items() if isinstance(error, kind)), "")
+    sys.stderr.write(f"scada-trio: {error}{'; ' * bool(step)}{step}\n")
     sys.exit(status)

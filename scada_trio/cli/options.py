@@ -94,6 +94,17 @@ class LoginOptions:
         return Target(where, tenant, self.security_mode, self.security_policy, self.username, password, name)
 
 
+_NODE_OPTIONS = {
+    "paths": "--path",
+    "data_types": "--type",
+    "max_depth": "--depth",
+    "namespaces": "--namespace",
+    "node_classes": "--class",
+    "max_nodes": "--max-nodes",
+}
+"""Arguments of a query by the options that they come from, where those are called otherwise."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeOptions:
     """Which nodes of a device are looked for."""
@@ -122,21 +133,23 @@ class NodeOptions:
         """What is looked for; classes and order as OPC UA and `BrowseOrder` name them. Raises `InvalidField`."""
         from scada_trio.nodes import parse_query
 
-        return parse_query(
-            start=self.start,
-            order=order,
-            max_depth=self.depth,
-            paths=self.path or (),
-            node_classes=node_classes,
-            data_types=self.data_type or (),
-            namespaces=self.namespace or (),
-            storable_only=storable,
-            include_server=self.server or self.start == "i=2253",
-            include_properties=self.properties,
-            values=values,
-            max_nodes=self.max_nodes,
-            prefix="--",
-        )
+        try:
+            return parse_query(
+                start=self.start,
+                order=order,
+                max_depth=self.depth,
+                paths=self.path or (),
+                node_classes=node_classes,
+                data_types=self.data_type or (),
+                namespaces=self.namespace or (),
+                storable_only=storable,
+                include_server=self.server or self.start == "i=2253",
+                include_properties=self.properties,
+                values=values,
+                max_nodes=self.max_nodes,
+            )
+        except InvalidField as error:
+            raise InvalidField(_NODE_OPTIONS.get(error.field, f"--{error.field}"), error.reason) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
