@@ -33,7 +33,7 @@ from scada_trio.opcua.policies import Suite
 E = TypeVar("E", bound=x509.ExtensionType)
 
 MAX_CERTIFICATE_BYTES: Final = 16_384
-_MAX_CHAIN: Final = 8
+MAX_CHAIN: Final = 8
 _WEAK_HASHES: Final = ("md5", "sha1")
 
 
@@ -117,7 +117,7 @@ def split_chain(chain: bytes | None) -> list[bytes]:
     """The DER certificates that a server sends in a row, its own first (Part 6, 6.2.6); the rest where one is cut."""
     found: list[bytes] = []
     rest = chain or b""
-    while rest and len(found) < _MAX_CHAIN:
+    while rest and len(found) < MAX_CHAIN:
         size = _der_size(rest)
         found.append(rest[:size])
         rest = rest[size:]
@@ -222,8 +222,8 @@ def _build_path(
     path = [own]
     while not _is_self_issued(path[-1]):
         issuers = [c for c in candidates if c.subject == path[-1].issuer and c not in path]
-        signer = next((c for c in issuers if _signed_by(path[-1], c)), None)
-        if signer is not None and len(path) < _MAX_CHAIN:
+        signer = next((c for c in issuers if signed_by(path[-1], c)), None)
+        if signer is not None and len(path) < MAX_CHAIN:
             path.append(signer)
         elif pinned:
             return path[:1]
@@ -232,7 +232,7 @@ def _build_path(
         else:
             issuer = one_line(path[-1].issuer.rfc4514_string())
             raise refusal(Reason.CHAIN_INCOMPLETE, own, f"was issued by {issuer}, whose certificate is not known")
-    if not _signed_by(path[-1], path[-1]):
+    if not signed_by(path[-1], path[-1]):
         raise refusal(Reason.SIGNATURE, own, "bears a signature that is not its issuer's")
     return path
 
@@ -241,7 +241,8 @@ def _is_self_issued(certificate: x509.Certificate) -> bool:
     return certificate.subject == certificate.issuer
 
 
-def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether ``issuer`` is named in ``certificate`` and signed it."""
     key = issuer.public_key()
     algorithm = certificate.signature_hash_algorithm
     try:

@@ -31,6 +31,7 @@ from scada_trio import __version__
 from scada_trio.errors import DeviceError, DeviceProtocolError, DeviceUnreachable
 from scada_trio.opcua.bounds import allow_few
 from scada_trio.opcua.faults import MALFORMED
+from scada_trio.opcua.policies import ChannelSecurity
 from scada_trio.opcua.transport import MAX_MESSAGE_BYTES, MAX_MESSAGE_CHUNKS, error_of_err_frame
 
 # At DEBUG it prints requests with the passwords in them, and what it warns of is reported by this package.
@@ -381,8 +382,8 @@ class LinkClient(Client):  # type: ignore[misc]
         params.RequestedSessionTimeout = self.session_timeout
         params.MaxResponseMessageSize = MAX_MESSAGE_BYTES
         result = self.uaclient.create_session(params)
-        signed = (self.security_policy.client_certificate or b"") + params.ClientNonce
-        self.security_policy.asymmetric_cryptography.verify(signed, result.ServerSignature.Signature)
+        if isinstance(self.security_policy, ChannelSecurity):
+            self.security_policy.verify_server(params.ClientNonce, result.ServerSignature.Signature)
         if not math.isfinite(result.RevisedSessionTimeout):
             raise ua.UaError(f"a session timeout of {result.RevisedSessionTimeout} ms")
         self._server_nonce = result.ServerNonce

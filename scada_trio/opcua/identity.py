@@ -1,5 +1,8 @@
 """Our own application instance certificate (OPC UA Part 6, 6.2.2): given, or made on the first start and renewed.
 
+A given file may hold our certificate alone, or with those of its issuers, in any order: all are sent then, for a device
+that trusts an authority and knows none of the others between it and us.
+
 Owns ``own`` in the PKI directory, its private key, and when a successor is made and used. Knows no connection; starts
 nothing. Everything blocks on the disk, and making a key on the processor: call it in a worker thread.
 
@@ -36,8 +39,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from scada_trio.config import PkiSettings
 from scada_trio.errors import ConfigError, SecurityRefused
-from scada_trio.opcua.certificates import MALFORMED, application_uri_of, describe
-from scada_trio.opcua.trust import Entry, read_certificate_file, write_whole
+from scada_trio.opcua.certificates import MALFORMED, application_uri_of, describe, signed_by
+from scada_trio.opcua.trust import Entry, read_certificate_file, read_certificates_file, write_whole
 
 log = structlog.get_logger()
 
@@ -49,10 +52,11 @@ _BACKDATED: Final = timedelta(hours=1)  # a device's clock may be behind ours
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What we present to a server, and sign with."""
+    """What we present to a server, and sign with; ``chain`` is ``der`` and its issuers after it (Part 6, 6.2.6)."""
 
     certificate: x509.Certificate
     der: bytes
+    chain: bytes
     key: rsa.RSAPrivateKey
     application_uri: str
 
@@ -140,13 +144,14 @@ class OwnCertificate:
     def _load(self) -> Identity:
         stamp = self._stamp_now()
         key = _read_key(self._key_path)
-        certificate = read_certificate_file(self._certificate_path)
+        certificate, *others = read_certificates_file(self._certificate_path)
         if certificate.public_key() != key.public_key():
             raise ValueError("the private key is not that of the certificate")
         application_uri = application_uri_of(certificate)
         if application_uri is None:
             raise ValueError("the certificate has no application URI in its subject alternative name")
-        self._identity = Identity(certificate, certificate.public_bytes(Encoding.DER), key, application_uri)
+        ders = [one.public_bytes(Encoding.DER) for one in _chain(certificate, others)]
+        self._identity = Identity(certificate, ders[0], b"".join(ders), key, application_uri)
         self._stamp = stamp
         return self._identity
 
@@ -218,6 +223,18 @@ _KEY_USAGE: Final = x509.KeyUsage(
     encipher_only=False,
     decipher_only=False,
 )
+
+
+def _chain(own: x509.Certificate, others: list[x509.Certificate]) -> list[x509.Certificate]:
+    """``own``, its issuer, the issuer's issuer; ValueError for one of ``others`` that is none of these."""
+    chain = [own]
+    while others:
+        issuer = next((other for other in others if signed_by(chain[-1], other)), None)
+        if issuer is None:
+            raise ValueError(f"{describe(others[0])} is beside our own certificate and did not issue it")
+        chain.append(issuer)
+        others.remove(issuer)
+    return chain
 
 
 def _read_key(path: Path) -> rsa.RSAPrivateKey:

@@ -127,6 +127,7 @@ class ChannelSecurity(ua.SecurityPolicy):  # type: ignore[misc]
     """What python-opcua's `SecureConnection` asks of a policy, for one channel to the owner of ``certificate``.
 
     ``mode`` is Sign or SignAndEncrypt; an OpenSecureChannel is signed and encrypted in both (Part 6, 6.7.4).
+    ``own_chain``, if given, is what is sent of us: ``own_certificate``, and those of its issuers after it.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class ChannelSecurity(ua.SecurityPolicy):  # type: ignore[misc]
         own_key: RSAPrivateKey,
         certificate: bytes,
         public_key: RSAPublicKey,
+        own_chain: bytes = b"",
     ) -> None:
         self.suite = suite
         self.URI = suite.uri
@@ -145,7 +147,8 @@ class ChannelSecurity(ua.SecurityPolicy):  # type: ignore[misc]
         self.AsymmetricSignatureURI = suite.signature_uri
         self.AsymmetricEncryptionURI = suite.encryption_uri
         self.symmetric_key_size = suite.nonce_bytes  # python-opcua makes its nonces that long
-        self.client_certificate = own_certificate
+        self.client_certificate = own_chain or own_certificate  # in OpenSecureChannel and CreateSession
+        self._own_certificate = own_certificate
         self.server_certificate = certificate
         self.asymmetric_cryptography = Cryptography(ua.MessageSecurityMode.SignAndEncrypt)
         self.asymmetric_cryptography.Signer = _RsaSigner(suite, own_key)
@@ -153,6 +156,16 @@ class ChannelSecurity(ua.SecurityPolicy):  # type: ignore[misc]
         self.asymmetric_cryptography.Encryptor = _RsaEncryptor(suite, public_key)
         self.asymmetric_cryptography.Decryptor = _RsaDecryptor(suite, own_key)
         self.symmetric_cryptography = Cryptography(mode)
+
+    def verify_server(self, nonce: bytes, signature: bytes) -> None:
+        """That the server of a CreateSession has its key (Part 4, 5.6.2.2); raises `InvalidSignature`.
+
+        It signs our certificate without those of its issuers, and ``nonce``; older ones sign all that was sent.
+        """
+        try:
+            self.asymmetric_cryptography.verify(self._own_certificate + nonce, signature)
+        except InvalidSignature:
+            self.asymmetric_cryptography.verify(self.client_certificate + nonce, signature)
 
     def make_local_symmetric_key(self, secret: bytes, seed: bytes) -> None:
         """The keys of what we send (Part 6, 6.7.5)."""

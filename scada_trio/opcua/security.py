@@ -177,6 +177,7 @@ def _secure(spec: ConnectionSpec, suite: Suite, offered: Iterable[Any], host: st
         suite,
         mode,
         own_certificate=identity.der,
+        own_chain=identity.chain,
         own_key=identity.key,
         certificate=accepted.der,
         public_key=accepted.public_key,

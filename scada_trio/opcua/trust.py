@@ -30,8 +30,10 @@ from scada_trio.errors import ConfigError, DeviceRefused, InvalidField
 from scada_trio.opcua.certificates import (
     MALFORMED,
     MAX_CERTIFICATE_BYTES,
+    MAX_CHAIN,
     TrustList,
     read_certificate,
+    split_chain,
     thumbprint,
 )
 
@@ -270,6 +272,18 @@ def read_certificate_file(path: Path) -> x509.Certificate:
     if content.lstrip().startswith(b"-----BEGIN"):
         content = x509.load_pem_x509_certificate(content).public_bytes(Encoding.DER)
     return read_certificate(content)
+
+
+def read_certificates_file(path: Path) -> list[x509.Certificate]:
+    """Every certificate of a DER or PEM file, one at least. Raises OSError, or one of `MALFORMED`."""
+    content = _read_bounded(path, MAX_CHAIN * MAX_CERTIFICATE_BYTES)
+    if content.lstrip().startswith(b"-----BEGIN"):
+        ders = [found.public_bytes(Encoding.DER) for found in x509.load_pem_x509_certificates(content)]
+    else:
+        ders = split_chain(content)
+    if not 1 <= len(ders) <= MAX_CHAIN:
+        raise ValueError(f"1 to {MAX_CHAIN} certificates are expected, and there are {len(ders)}")
+    return [read_certificate(der) for der in ders]
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:

@@ -4,7 +4,8 @@ The first line that a server prints is ``{"ready": true}``. Options come as one 
 names of Double variables ``ns=1;s=<name>``; ``users``, name to password, none means anonymous; ``certificate`` and
 ``key``, paths, and ``uri``, the application URI: with them it offers every policy that it knows, in both modes, else
 None alone; ``user_certificates``, paths of those who may log in with theirs; ``trusted``, paths of the clients'
-certificates that it accepts, none means every one; ``items_a_call``; ``field``, `FIELD_OPTION` for its folders;
+certificates and of authorities that it accepts, none means every one; ``revocation_lists`` of these, paths, open62541
+alone; ``items_a_call``; ``field``, `FIELD_OPTION` for its folders;
 ``limits``, node-opcua alone: its OperationLimits. Commands: ``{"op":
 "write", "node", "type", "value", "status", "source_us"}`` (value null: none; source_us null: no source timestamp) and
 ``{"op": "add", "node", "type"}``, with ``"range": [low, high]`` for a variable that has an EURange. node-opcua also
@@ -34,7 +35,7 @@ FIELD_OPTION = {"wells": WELLS, "tags": FIELD}
 def options() -> dict[str, Any]:
     """The options of this server."""
     given: dict[str, Any] = {"nodes": [], "users": {}, "certificate": None, "key": None, "items_a_call": None}
-    given |= {"field": None, "uri": None, "user_certificates": [], "trusted": []}
+    given |= {"field": None, "uri": None, "user_certificates": [], "trusted": [], "revocation_lists": []}
     given.update(json.loads(sys.argv[1]))
     return given
 

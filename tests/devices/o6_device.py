@@ -83,6 +83,7 @@ def main() -> None:
         privateKey=wanted["key"],
         applicationUri=wanted["uri"],
         trustList=wanted["trusted"] or None,
+        revocationList=wanted["revocation_lists"] or None,
         acceptAllCertificates=bool(wanted["certificate"]) and not wanted["trusted"],
         allowNonePolicyPassword=bool(wanted["users"]),
     )
