@@ -14,6 +14,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from scada_trio.config import PkiSettings
@@ -234,7 +235,7 @@ def test_a_user_file_of_no_use(content: bytes, pki: TestPki) -> None:
 # ---- the commands
 
 
-def test_commands(pki: TestPki, tmp_path: Path) -> None:
+def test_commands(pki: TestPki, master_url: SecretStr, tmp_path: Path) -> None:
     """``trust THUMBPRINT``, ``trust FILE``, ``trust list`` and ``trust remove``, as an operator has them."""
     made, issuer = make(), make("Test CA", ca=True)
     pki.store.reject(made.certificate)
@@ -242,6 +243,7 @@ def test_commands(pki: TestPki, tmp_path: Path) -> None:
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "PKI_DIR": str(pki.directory), "COLUMNS": "200"}
+        env["DATABASE_URL"] = master_url.get_secret_value()
         command = [sys.executable, "-m", "scada_trio", "trust", *words]
         return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
 

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from scada_trio.cli.options import FormatOption, JsonOption, OutputFormat, examples, form_of
-from scada_trio.cli.run import load_settings
+from scada_trio.cli.run import load_settings, run_command
 from scada_trio.terminal import out
 
 
@@ -46,7 +46,7 @@ def trust_add(
     """Trust a device, or an authority and every device that it issued a certificate to."""
     from scada_trio.commands.trust import trust as command
 
-    command(load_settings(), out, name)
+    run_command(command, out, name)
 
 
 @trust_app.command("list", epilog=examples("scada-trio trust list --json"))
@@ -62,4 +62,4 @@ def trust_remove(name: TrustedName) -> None:
     """Trust a certificate no longer; connections that rely on it end."""
     from scada_trio.commands.trust import remove_trust as command
 
-    command(load_settings(), out, name)
+    run_command(command, out, name)

@@ -192,34 +192,46 @@ class TrustStore:
         for file in files[: max(0, len(files) - MAX_REJECTED)]:
             file.unlink(missing_ok=True)
 
-    def trust(self, name: str) -> Entry:
-        """Trust a certificate from now on: a rejected one by its thumbprint, or that of a file.
+    def find_candidate(self, name: str) -> Entry:
+        """What `trust` would trust: a rejected certificate by its thumbprint, or that of a file.
 
-        Raises `InvalidField` where there is none or where the thumbprint fits several.
+        ``store`` is ``trusted`` where it is already, empty for a file. Raises `InvalidField` where there is none or
+        where the thumbprint fits several.
         """
         given = Path(name)
-        if given.suffix.lower() in _CERTIFICATE_SUFFIXES:
-            try:
-                certificate = read_certificate_file(given)
-            except OSError as error:
-                raise InvalidField("certificate", f"{error.strerror}: {given}") from error
-            except MALFORMED as error:
-                raise InvalidField("certificate", f"{given} is no certificate") from error
-        else:
-            certificate = self._find(name, "rejected", "trusted").certificate
-        path = self._directory / "trusted" / f"{thumbprint(certificate)}.der"
-        write_whole(path, certificate.public_bytes(Encoding.DER))
-        (self._directory / "rejected" / path.name).unlink(missing_ok=True)
-        return Entry("trusted", path, certificate)
+        if given.suffix.lower() not in _CERTIFICATE_SUFFIXES:
+            return self._find(name, "rejected", "trusted")
+        try:
+            certificate = read_certificate_file(given)
+        except OSError as error:
+            raise InvalidField("certificate", f"{error.strerror}: {given}") from error
+        except MALFORMED as error:
+            raise InvalidField("certificate", f"{given} is no certificate") from error
+        known = (entry for entry in self.entries("trusted") if entry.certificate == certificate)
+        return next(known, Entry("", given, certificate))
 
-    def distrust(self, name: str) -> Entry:
-        """Trust a certificate no longer; it is among the rejected from now on. Raises `InvalidField`."""
-        entry = self._find(name, "trusted")
-        self.reject(entry.certificate)
+    def find_trusted(self, name: str) -> Entry:
+        """A trusted certificate by its thumbprint. Raises `InvalidField`."""
+        return self._find(name, "trusted")
+
+    def trust(self, found: Entry | str) -> Entry:
+        """Trust a certificate from now on, or what `find_candidate` finds by this name. Raises OSError."""
+        if isinstance(found, str):
+            found = self.find_candidate(found)
+        path = self._directory / "trusted" / f"{thumbprint(found.certificate)}.der"
+        write_whole(path, found.certificate.public_bytes(Encoding.DER))
+        (self._directory / "rejected" / path.name).unlink(missing_ok=True)
+        return Entry("trusted", path, found.certificate)
+
+    def distrust(self, found: Entry | str) -> Entry:
+        """Trust a certificate no longer; it is among the rejected from now on. As `trust`, of `find_trusted`."""
+        if isinstance(found, str):
+            found = self.find_trusted(found)
+        self.reject(found.certificate)
         for other in self.entries("trusted"):
-            if other.certificate == entry.certificate:
+            if other.certificate == found.certificate:
                 other.path.unlink(missing_ok=True)
-        return entry
+        return found
 
     def _find(self, name: str, *stores: str) -> Entry:
         wanted = "".join(name.replace(":", "").split()).lower()

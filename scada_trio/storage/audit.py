@@ -30,6 +30,9 @@ _HAS_TRIGGER: Final = """
     SELECT EXISTS (SELECT FROM pg_trigger
         WHERE tgrelid = to_regclass(%s) AND tgname = 'scada_audit' AND tgenabled IN ('O', 'A'))"""
 _CHANGE: Final = "SELECT scada_audit_row(%s, %s::jsonb, %s::jsonb, 'change')"
+_DONE: Final = """
+    INSERT INTO scada_audit_log (actor, address, action, entity, entity_id, before, after, outcome)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, 'done')"""
 _REFUSED: Final = """
     INSERT INTO scada_audit_log (actor, address, action, tenant_id, entity, entity_id, outcome, detail)
     VALUES (%s, %s, %s, %s, %s, %s, 'refused', %s)"""
@@ -89,6 +92,20 @@ def audited(connection: Connection, actor: Actor | None, action: str, scope: Sco
         after = _rows(connection, table, *rows)
         for row_id in sorted(before[table].keys() | after.keys()):
             connection.execute(_CHANGE, [table, _json(before[table].get(row_id)), _json(after.get(row_id))])
+
+
+def record_done(
+    connection: Connection,
+    actor: Actor | None,
+    action: str,
+    entity: tuple[str, str],
+    before: Mapping[str, object] | None,
+    after: Mapping[str, object] | None,
+) -> None:
+    """A change of something that is in no table; ``entity``: kind, id. Without secrets: it is written as it is."""
+    who = actor or this_process()
+    values = [who.identity, who.address, action, *entity, _json(before), _json(after)]
+    connection.execute(_DONE, values)
 
 
 def record_refused(

@@ -146,6 +146,21 @@ class MasterDatabase:
         """Store ``new`` in a secret's place; False where the row holds something else by now."""
         return await self._call(rotation.replace_secret, secret, new)
 
+    async def record_done(
+        self,
+        action: str,
+        entity: tuple[str, str],
+        before: Mapping[str, object] | None,
+        after: Mapping[str, object] | None,
+        actor: Actor | None = None,
+    ) -> None:
+        """Write a change of a file to the audit log; before it is made, so that there is none without its entry."""
+        await self._call(audit.record_done, actor, action, entity, before, after)
+
+    async def record_refused(self, action: str, entity: tuple[str, str], detail: str) -> None:
+        """Write down that such a change came to nothing."""
+        await self._call(audit.record_refused, None, action, (None, *entity), detail)
+
     async def record_denials(self, denials: Sequence[Denial]) -> None:
         """Write denied calls to the audit log, all or none."""
         await self._call(audit.record_denials, denials)

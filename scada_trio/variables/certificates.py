@@ -32,7 +32,8 @@ class CertificateVariables(BaseSettings):
         About(
             "file",
             "Our own certificate, DER or PEM, with those of its issuers if it has any. Left out: one is made in "
-            "`PKI_DIR` on the first start, lasts five years and is renewed. A given one is read anew when the file changes, and not renewed.",
+            "`PKI_DIR` on the first start, lasts five years and is renewed. A given one is read anew when the file "
+            "changes, and not renewed.",
             example="/etc/scada-trio/certificate.der",
         ),
     ] = None
