@@ -41,17 +41,17 @@ class Plan:
     wells: int = 10
     tags: int = 1_000
     rate: float = 10_000.0
-    warm_s: float = 3.0
-    steady_s: float = 12.0
+    warm_s: float = 2.0
+    steady_s: float = 10.0
     outage_s: float = 10.0
-    recover_s: float = 8.0
-    restart_s: float = 6.0
-    climb_s: float = 4.0
+    recover_s: float = 5.0
+    restart_s: float = 3.0
+    climb_s: float = 5.0
     most_rate: float = 600_000.0
     hold_s: float = 20.0
     service_hold_s: float = 120.0
     memory_s: float = 6.0
-    bare_s: float = 15.0
+    bare_s: float = 10.0
 
     def interval_ms(self, rate: float) -> float:
         """Between two values of a tag."""
@@ -143,7 +143,7 @@ def run_fixed(subject: Subject, server: EmbeddedServer, plan: Plan, work: Path, 
             after = run.pipeline.usage()
         notes: list[str] = []
         windows: dict[str, tuple[int, int]] = {}
-        time.sleep(_BEHIND_S)  # what was made until now is committed before anything breaks
+        time.sleep(LAG_LIMIT_S)  # what was made until now is committed before anything breaks
         if faults and plan.outage_s:
             _outage(run, plan, windows, notes)
         if faults and plan.restart_s:
@@ -234,7 +234,7 @@ class _Climb:
         if is_service and good > _SERVICE_RATE and (mark := self._hold(_SERVICE_RATE, self._plan.hold_s)):
             marks.append(mark)
         hold_s = self._plan.service_hold_s if is_service else self._plan.hold_s
-        for rate in (good * 1.2, good, good / 1.25, good / 1.6, good / 2.4):
+        for rate in (good * 1.2, good, good / 1.2, good / 1.5, good / 2):
             if rate > self._plan.most_rate or self._run.pipeline.ended:
                 continue
             if mark := self._hold(rate, hold_s):

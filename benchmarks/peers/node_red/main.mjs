@@ -14,12 +14,9 @@ const config = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const userDir = path.join(config.directory, "node-red");
 mkdirSync(userDir, { recursive: true });
 
+// The topic "multiple" subscribes to all items in one request; the client asks for a queue of one value of each.
 const ITEMS = `
-const { wellId, nodeIds, queueSize } = JSON.parse(env.get("WELL"));
-const item = (nodeId) => ({ topic: nodeId, wellId, queueSize });
-node.send(item(nodeIds[0])); // opens the subscription
-await new Promise((resolve) => setTimeout(resolve, 5000));
-for (const nodeId of nodeIds.slice(1)) node.send(item(nodeId));
+node.send({ topic: "multiple", payload: JSON.parse(env.get("NODE_IDS")).map((nodeId) => ({ nodeId })) });
 `;
 
 const START = `
@@ -62,17 +59,18 @@ context.set("timer", setInterval(async () => {
 
 const TAKE = `
 if (msg.topic === "subscriptionId") return; // what the client says of itself
-const micro = String(Math.floor((msg.sourcePicoseconds ?? 0) / 1e6)).padStart(3, "0");
+const { value, statusCode, sourceTimestamp, sourcePicoseconds } = msg.payload;
+const micro = String(Math.floor((sourcePicoseconds ?? 0) / 1e6)).padStart(3, "0");
 context.get("rows").push([
-  new Date(msg.sourceTimestamp).toISOString().replace("Z", micro + "Z"),
-  msg.payload === null ? NaN : Number(msg.payload),
-  msg.wellId,
+  sourceTimestamp.toISOString().replace("Z", micro + "Z"),
+  value.value === null ? NaN : Number(value.value),
+  global.get("wellIds").get(msg.topic),
   msg.topic,
-  ["Good", "Uncertain", "Bad", "Bad"][msg.statusCode.value >>> 30],
+  ["Good", "Uncertain", "Bad", "Bad"][statusCode.value >>> 30],
 ]);
 `;
 
-function wellNodes([endpoint, wellId, nodeIds], number) {
+function wellNodes([endpoint, , nodeIds], number) {
   const id = (kind) => `${kind}${number}`;
   return [
     { id: id("endpoint"), type: "OpcUa-Endpoint", endpoint, secpol: "None", secmode: "None", none: true, login: false },
@@ -80,7 +78,7 @@ function wellNodes([endpoint, wellId, nodeIds], number) {
       id: id("group"),
       type: "group",
       z: "tab",
-      env: [{ name: "WELL", type: "str", value: JSON.stringify({ wellId, nodeIds, queueSize: config.queue_size }) }],
+      env: [{ name: "NODE_IDS", type: "str", value: JSON.stringify(nodeIds) }],
       nodes: [id("inject"), id("items"), id("client")],
     },
     { id: id("inject"), type: "inject", z: "tab", g: id("group"), once: true, onceDelay: 2, props: [], wires: [[id("items")]] },
@@ -118,6 +116,7 @@ RED.init(http.createServer(), {
   functionGlobalContext: {
     pg,
     databaseUrl: config.database_url,
+    wellIds: new Map(config.wells.flatMap(([, wellId, nodeIds]) => nodeIds.map((nodeId) => [nodeId, wellId]))),
     batching: { batchRows: config.batch_rows, batchMs: config.batch_s * 1000, retryMs: 1000 },
   },
   logging: { console: { level: "warn", metrics: false, audit: false } },
