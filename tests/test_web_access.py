@@ -21,7 +21,9 @@ from scada_trio.web.access import WebAccess
 from scada_trio.web.app import create_app
 from scada_trio.web.server import serve_http
 from scada_trio.web.status import StatusBoard
-from tests.fix_tls import ApiPki, key_pem
+from tests.fix_api import LogLines, eventually
+from tests.fix_tls import ApiPki, key_pem, pem
+from tests.test_api_tls import presented, until_presented
 
 REASONS = {"tenant 7f3a": "waiting for its database"}
 
@@ -115,6 +117,30 @@ async def test_metrics_over_tls(api_pki: ApiPki, nursery: trio.Nursery, tmp_path
         assert (await client.get(f"https://{host}:{port}/healthz")).text == "ok"
 
 
+async def test_a_new_certificate_is_presented_and_clients_stay(
+    api_pki: ApiPki, nursery: trio.Nursery, log_lines: LogLines
+) -> None:
+    """A pair that cannot be used leaves the old one, is logged once, and is tried again when it has changed."""
+    access = WebAccess(WebAccessSettings(tls_cert=api_pki.cert, tls_key=api_pki.key))
+    app = create_app(Metrics(), readiness, StatusBoard(list), access)
+    host, port = await nursery.start(partial(serve_http, app, host="127.0.0.1", port=0, access=access))
+    second, third = api_pki.server("second"), api_pki.server("third")
+    authority = ssl.create_default_context(cadata=pem(api_pki.server_ca).decode())
+    async with httpx.AsyncClient(verify=authority, base_url=f"https://{host}:{port}") as client:
+        assert (await client.get("/healthz")).text == "ok"
+        api_pki.install(second)
+        await until_presented(port, second)
+        api_pki.cert.write_bytes(pem(third))  # as while two files are copied one after the other
+        await eventually(lambda: any("cannot be used" in line["message"] for line in log_lines()))
+        certificate, protocol, _ = await trio.to_thread.run_sync(presented, port)
+        assert (certificate, protocol) == (second.der, "h2")
+        api_pki.install(third)
+        await until_presented(port, third)
+        assert (await client.get("/healthz")).text == "ok"  # over the connection from before
+    assert [line["server"] for line in log_lines() if line["level"] == "ERROR"] == ["METRICS"]
+    assert "PRIVATE KEY" not in str(log_lines())
+
+
 @pytest.mark.parametrize(
     ("settings", "variable"),
     [
@@ -139,8 +165,8 @@ def test_files_that_cannot_be_used_stop_the_start(api_pki: ApiPki, tmp_path: Pat
     for certificate, key, variable in (
         (tmp_path / "absent", api_pki.key, "METRICS_TLS_CERT"),
         (api_pki.cert, tmp_path / "absent", "METRICS_TLS_KEY"),
-        (api_pki.cert, other, "METRICS_TLS_CERT"),
+        (api_pki.cert, other, "METRICS_TLS_KEY"),
     ):
         with pytest.raises(ConfigError) as raised:
-            WebAccess(WebAccessSettings(tls_cert=certificate, tls_key=key)).check_tls()
+            WebAccess(WebAccessSettings(tls_cert=certificate, tls_key=key)).tls.load()
         assert raised.value.variable == variable

@@ -1,7 +1,7 @@
 """Who is let in, who may call what, and how much at a time: one `Access` a server.
 
-Owns the state of certificates and rights, and the looking whether their files have changed, every 2 s; a file that
-cannot be used changes nothing and is logged once. Who is denied is told to ``on_denied``, which counts and audits.
+Owns the rights in use, and the looking whether they or the certificate have changed in their files; one that cannot be
+used changes nothing and is logged once. Who is denied is told to ``on_denied``, which counts and audits.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import structlog
 import trio
 
 from scada_trio.api.rights import EVERYTHING, Grant, Right, RightsUnusable, needed_for, read_rights
-from scada_trio.api.tls import Tls, TlsFiles, TlsUnusable, load_tls, state_of
 from scada_trio.audit import Actor, Denial
 from scada_trio.config import GrpcAccessSettings
 from scada_trio.errors import ConfigError, NotPermitted, TooManyCalls
+from scada_trio.tls import LOOK_EVERY_S, FollowedTls, TlsFiles, state_of
 
 log = structlog.get_logger()
 
-_LOOK_EVERY_S: Final = 2.0
 _ANONYMOUS: Final = "anonymous"
 
 
@@ -43,29 +42,22 @@ class Access:
         self, settings: GrpcAccessSettings | None = None, on_denied: Callable[[Denial], None] = lambda denial: None
     ) -> None:
         self.settings = settings or GrpcAccessSettings()
-        self.tls: Tls | None = None
+        self.tls = FollowedTls(_tls_files(self.settings), self._handshake_failed)
         self.on_denied = on_denied
         self._grants: Mapping[str, Grant] | None = None
         self._calls: Counter[str] = Counter()
-        files = self._tls_files
-        self._tls_paths = files.paths if files else ()
         self._rights_paths = (self.settings.rights_file,) if self.settings.rights_file else ()
-        self._tls_state: object = None
         self._rights_state: object = None
 
     @property
     def context(self) -> ssl.SSLContext | None:
         """For who connects next; None: no TLS."""
-        return None if self.tls is None else self.tls.context
+        return self.tls.context
 
     def load(self) -> None:
         """Read the files for the first time; raises `ConfigError`. Blocks."""
-        # looked at before they are read: what changes in between is seen at the next look
-        self._tls_state, self._rights_state = state_of(self._tls_paths), state_of(self._rights_paths)
-        try:
-            self.tls = self._load_tls()
-        except TlsUnusable as error:
-            raise ConfigError(error.variable, error.reason) from error
+        self.tls.load()
+        self._rights_state = state_of(self._rights_paths)  # before it is read
         try:
             self._grants = self._load_grants()
         except RightsUnusable as error:
@@ -113,27 +105,15 @@ class Access:
         self, on_tls: Callable[[], Awaitable[None]], on_rights: Callable[[], Awaitable[None]]
     ) -> None:
         """Look every 2 s; call ``on_tls`` and ``on_rights`` where something is new. Returns if there is no file."""
-        while self._tls_paths or self._rights_paths:
-            await trio.sleep(_LOOK_EVERY_S)
-            found = await trio.to_thread.run_sync(state_of, self._tls_paths)
-            if found != self._tls_state:
-                self._tls_state = found
-                if await self._take_tls():
-                    await on_tls()
+        while self.tls.files is not None or self._rights_paths:
+            await trio.sleep(LOOK_EVERY_S)
+            if await self.tls.look():
+                await on_tls()
             found = await trio.to_thread.run_sync(state_of, self._rights_paths)
             if found != self._rights_state:
                 self._rights_state = found
                 if await self._take_grants():
                     await on_rights()
-
-    async def _take_tls(self) -> bool:
-        try:
-            self.tls = await trio.to_thread.run_sync(self._load_tls)
-        except TlsUnusable as error:
-            log.error("the gRPC certificate has changed and cannot be used; the old one stays", error=str(error))
-            return False
-        log.info("the gRPC certificate is taken from its changed files")
-        return True
 
     async def _take_grants(self) -> bool:
         try:
@@ -144,23 +124,18 @@ class Access:
         log.info("rights are taken from the changed GRPC_RIGHTS_FILE", clients=len(self._grants or ()))
         return True
 
-    @property
-    def _tls_files(self) -> TlsFiles | None:
-        settings = self.settings
-        if settings.tls_cert is None or settings.tls_key is None:
-            return None
-        return TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-
-    def _load_tls(self) -> Tls | None:
-        files = self._tls_files
-        return None if files is None else load_tls(files, self._handshake_failed)
-
     def _load_grants(self) -> Mapping[str, Grant] | None:
         return None if self.settings.rights_file is None else read_rights(self.settings.rights_file)
 
     def _handshake_failed(self, reason: str) -> None:
         log.warning("a client was refused in the TLS handshake", reason=reason)
         self.on_denied(Denial(Actor(_ANONYMOUS), "TLS handshake", "handshake"))
+
+
+def _tls_files(settings: GrpcAccessSettings) -> TlsFiles | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
 
 __all__ = ["Access", "Caller", "Right"]

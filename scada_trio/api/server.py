@@ -40,11 +40,11 @@ from scada_trio.api.limited import CallerBackend
 from scada_trio.api.limits import BoundedStream
 from scada_trio.api.rights import Grant, identities_of
 from scada_trio.api.statuses import as_grpc_error, with_reason
-from scada_trio.api.tls import HANDSHAKE_S
 from scada_trio.api.tokens import PageTokens
 from scada_trio.api.wire import WireCodec
 from scada_trio.errors import NotPermitted, TooManyCalls, leaves
 from scada_trio.listening import close_all, open_listening_sockets, require_loopback, shielded_until_cancelled
+from scada_trio.tls import HANDSHAKE_S
 
 log = structlog.get_logger()
 

@@ -155,7 +155,7 @@ class ServerVariables(BaseSettings):
         Path | None,
         About(
             "file",
-            "Certificate of the HTTP server and those of its issuers, PEM. Left out: no TLS. Read at the start.",
+            "Certificate of the HTTP server and those of its issuers, PEM; none: no TLS. Read anew when it changes.",
             example="/etc/scada-trio/metrics/tls.crt",
         ),
     ] = None

@@ -8,18 +8,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import ssl
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from scada_trio.config import WebAccessSettings
-from scada_trio.errors import ConfigError
+from scada_trio.tls import FollowedTls, TlsFiles
 
-CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
@@ -32,9 +29,10 @@ class WebAccess:
         self._login: bytes | None = None
         if settings.user is not None and settings.password is not None:
             self._login = f"{settings.user}:{settings.password.get_secret_value()}".encode()
-        self.tls: tuple[Path, Path] | None = None
+        files: TlsFiles | None = None
         if settings.tls_cert is not None and settings.tls_key is not None:
-            self.tls = settings.tls_cert, settings.tls_key
+            files = TlsFiles(settings.tls_cert, settings.tls_key, server="METRICS", protocols=("h2", "http/1.1"))
+        self.tls = FollowedTls(files)
 
     def refusal(self, request: Request) -> Response | None:
         """What is answered instead, None where they may: 403 for where they are, 401 for who they are."""
@@ -44,20 +42,6 @@ class WebAccess:
             challenge = {"WWW-Authenticate": 'Basic realm="scada-trio", charset="UTF-8"'}
             return PlainTextResponse("Unauthorized", status_code=401, headers=challenge)
         return None
-
-    def check_tls(self) -> None:
-        """Raises `ConfigError` where certificate and key cannot be used. Blocks."""
-        if self.tls is None:
-            return
-        for variable, path in zip(("METRICS_TLS_CERT", "METRICS_TLS_KEY"), self.tls, strict=True):
-            try:
-                path.open("rb").close()
-            except OSError as error:
-                raise ConfigError(variable, f"{error.strerror}: {path}") from None
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self.tls, password=lambda: "")
-        except ssl.SSLError:
-            raise ConfigError("METRICS_TLS_CERT", "is no PEM certificate of the key in METRICS_TLS_KEY") from None
 
     def _is_near(self, request: Request) -> bool:
         try:
