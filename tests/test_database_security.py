@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from scada_trio.errors import DatabaseMisconfigured
 from scada_trio.readings import Tag
 from scada_trio.storage.connect import connect
-from scada_trio.storage.migrate import migrate_master, migrate_tenant
+from scada_trio.storage.migrate import migrate_master, migrate_tenant, pending_master, pending_tenant
 from scada_trio.storage.programs import Programs
 from tests.fix_devices import open_device
 from tests.fix_pki import make
@@ -187,6 +187,9 @@ async def test_the_service_runs_with_a_role_that_can_do_no_more(postgres: Postgr
         await running.until_async(lambda: maintained(tenant_url))
     (audited,) = fetch(master, "SELECT count(*) FROM scada_audit_log WHERE database_user = session_user")
     assert audited[0] == 3
+    assert pending_master(master) == pending_tenant(tenant_url) == []
+    fetch(Roles.url(master, roles.owner), f"REVOKE SELECT ON scada_migrations FROM {roles.service}")
+    assert pending_master(master) is None
     for url, forbidden in (
         (master, "UPDATE scada_audit_log SET actor = 'nobody'"),
         (master, "DELETE FROM scada_audit_log"),

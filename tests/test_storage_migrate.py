@@ -12,7 +12,7 @@ from scada_trio.config import StorageSettings
 from scada_trio.errors import DatabaseMisconfigured, DatabaseUnavailable
 from scada_trio.readings import Quality, WriteResult
 from scada_trio.storage.maintenance import Maintenance, maintain
-from scada_trio.storage.migrate import MigrationReport, migrate_master, migrate_tenant
+from scada_trio.storage.migrate import MigrationReport, migrate_master, migrate_tenant, pending_master, pending_tenant
 from scada_trio.storage.tenant_db import open_tenant_writer
 from tests.fix_postgres import PostgresServer, fetch
 from tests.master_samples import FOREIGN
@@ -35,6 +35,21 @@ def test_a_master_database(postgres: PostgresServer) -> None:
     assert migrate_master(url) == MASTER
     assert migrate_master(url) == []
     assert {"tenants", "scada_connections", "tag_mappings"} <= {name for (name,) in fetch(url, TABLES)}
+
+
+def test_what_waits_is_told_and_not_applied(postgres: PostgresServer) -> None:
+    """Of a new database everything, of a migrated one nothing; asking makes no table."""
+    master, tenant = postgres.create_database(), postgres.create_database()
+    assert pending_master(master) == MASTER
+    waiting = pending_tenant(tenant)
+    assert fetch(master, TABLES) == fetch(tenant, TABLES) == []
+    assert waiting == list(migrate_tenant(tenant).applied)
+    migrate_master(master)
+    assert (pending_master(master), pending_tenant(tenant)) == ([], [])
+    fetch(master, "DELETE FROM scada_migrations WHERE migration_id = 'master-0003-audit'")
+    fetch(tenant, "DELETE FROM scada_migrations WHERE migration_id = 'tenant-0004-heartbeats'")
+    assert pending_master(master) == ["master-0003-audit"]
+    assert pending_tenant(tenant) == ["tenant-0004-heartbeats"]
 
 
 def test_tables_of_another_application_get_no_columns(postgres: PostgresServer) -> None:

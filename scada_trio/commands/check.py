@@ -11,13 +11,14 @@ from contextlib import AsyncExitStack
 from uuid import UUID
 
 import trio
+from pydantic import SecretStr
 from rich.console import Console
 
 from scada_trio.commands.rows import print_rows
 from scada_trio.commands.serve import open_checked_master
 from scada_trio.config import Settings
 from scada_trio.desired import ConnectionSpec, TenantSpec
-from scada_trio.errors import ConfigurationRefused, ScadaError
+from scada_trio.errors import ConfigurationRefused, DatabaseMisconfigured, ScadaError
 from scada_trio.instance import open_instance
 from scada_trio.opcua.certificates import describe
 from scada_trio.opcua.pki import Pki
@@ -26,6 +27,7 @@ from scada_trio.opcua.transport import open_transport, parse_endpoint
 from scada_trio.readings import TagTable
 from scada_trio.registry import Registry
 from scada_trio.storage.connect import safe_url
+from scada_trio.storage.migrate import pending_master, pending_tenant
 from scada_trio.storage.tenant_db import open_tenant_writer
 
 _AT_ONCE = 20
@@ -70,7 +72,7 @@ async def check(settings: Settings, console: Console, *, as_json: bool = False) 
         async def master() -> str:
             database = await stack.enter_async_context(open_checked_master(settings, instance))
             specs.update(await Registry(database, instance.secrets).load())
-            return f"reachable, migrated, {len(specs)} tenants"
+            return f"reachable, {await _migrated(pending_master, instance.master_url)}, {len(specs)} tenants"
 
         await report.probe(f"master database {safe_url(instance.master_url)}", master)
         pki = Pki(settings.pki)
@@ -99,10 +101,20 @@ async def _check_tenant(settings: Settings, report: _Report, limiter: trio.Capac
             spec.database_url, TagTable(), **settings.db_timeouts
         ):
             pass
-        return f"{safe_url(spec.database_url)} reachable, migrated"
+        return f"{safe_url(spec.database_url)} reachable, {await _migrated(pending_tenant, spec.database_url)}"
 
     async with limiter:
         await report.probe(f"tenant {spec.name}", database)
+
+
+async def _migrated(pending: Callable[[SecretStr], list[str] | None], url: SecretStr) -> str:
+    """Raises `DatabaseMisconfigured` naming the migrations that wait."""
+    waiting = await trio.to_thread.run_sync(pending, url)
+    if waiting is None:
+        return "migrations not shown to this login"
+    if waiting:
+        raise DatabaseMisconfigured(f"{', '.join(waiting)} not applied yet: run scada-trio migrate")
+    return "migrated"
 
 
 async def _check_device(

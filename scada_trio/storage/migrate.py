@@ -79,6 +79,42 @@ def migrate_tenant(
     return MigrationReport(tuple(applied), flavour, tuple(changed), found.left_alone)
 
 
+def pending_master(url: SecretStr) -> list[str] | None:
+    """The ids of what `migrate_master` would apply; changes nothing. None where this login may not see it.
+
+    Blocks; raises `DatabaseError`.
+    """
+    connection = _connect(url)
+    try:
+        with translated():
+            return _pending(connection, "master")
+    finally:
+        connection.close()
+
+
+def pending_tenant(url: SecretStr) -> list[str] | None:
+    """As `pending_master`, of a tenant's database."""
+    connection = _connect(url)
+    try:
+        with translated():
+            timescale = _choose_flavour(connection) == "timescaledb"
+            withheld = survey(connection, timescale=timescale).withheld
+            flavour = "tenant_timescale" if timescale else "tenant_native"
+            return _pending(connection, "tenant", flavour, withheld=withheld)
+    finally:
+        connection.close()
+
+
+def _pending(connection: Connection, *directories: str, withheld: frozenset[str] = frozenset()) -> list[str] | None:
+    done: set[str] = set()
+    if _one(connection, "SELECT to_regclass('scada_migrations') IS NOT NULL"):
+        if not _one(connection, "SELECT has_table_privilege('scada_migrations', 'SELECT')"):
+            return None
+        done = {row[0] for row in connection.execute("SELECT migration_id FROM scada_migrations")}
+    found = [path.stem for directory in directories for path in sorted((_DIRECTORY / directory).glob("*.sql"))]
+    return [name for name in found if name not in done and not name.endswith(_endings(withheld))]
+
+
 @contextmanager
 def _locked(url: SecretStr) -> Iterator[Connection]:
     """A connection that holds the lock: who comes second waits, and then finds everything applied."""
@@ -127,12 +163,17 @@ def _one(connection: Connection, query: str) -> Any:
 def _apply(url: SecretStr, directory: str, withheld: frozenset[str] = frozenset()) -> list[str]:
     """Apply what waits, but for the rollups that are ``withheld``."""
     migrations = read_migrations(str(_DIRECTORY / directory))
-    names = tuple(f"-{relation.removeprefix('scada_readings_')}" for relation in withheld)
+    names = _endings(withheld)
     with translated(), _Backend(url) as backend:
         waiting = [migration for migration in backend.to_apply(migrations) if not migration.id.endswith(names)]
         for migration in waiting:
             backend.apply_one(migration)
         return [migration.id for migration in waiting]
+
+
+def _endings(withheld: frozenset[str]) -> tuple[str, ...]:
+    """How the ids of migrations end that make these."""
+    return tuple(f"-{relation.removeprefix('scada_readings_')}" for relation in withheld)
 
 
 def _connect(url: SecretStr) -> Connection:
