@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import re
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from uuid import uuid5
 
 import pytest
-import typer
 from pydantic import SecretStr
 
-from scada_trio.cli import app
+from scada_trio.commands import fields
+from scada_trio.commands.demo import TENANTS
 from scada_trio.config import Settings
 from scada_trio.metrics import Metrics
-from tests.fix_postgres import PostgresServer, fetch
-from tests.test_cli import FAST, KEY, Cli
+from scada_trio.simulator.field import Well
+from tests.fix_postgres import fetch
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -30,19 +26,6 @@ OTHER_NAMES = (
     "api.md",
     "nestjs.md",
 )  # settings that are gone, enumerations, another program's settings
-RUN_FOR_REAL = ("operations.md", "troubleshooting.md")
-NOT_RUN = {"serve"}  # which does not end by itself; the set-up runs it
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command as a document gives it, on one line."""
-
-    document: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.document}: {self.text}"
 
 
 def blocks(path: Path, language: str) -> Iterator[str]:
@@ -52,85 +35,14 @@ def blocks(path: Path, language: str) -> Iterator[str]:
         yield re.sub(rf"^{indent}", "", block, flags=re.MULTILINE)
 
 
-def commands() -> list[Command]:
-    return [
-        Command(path.relative_to(ROOT).as_posix(), line.strip())
-        for path in DOCUMENTS
-        for block in blocks(path, "sh")
-        for line in block.replace("\\\n", " ").splitlines()
-        if line.startswith("scada-trio ")
-    ]
-
-
-@pytest.mark.parametrize("command", commands(), ids=str)
-def test_commands_and_options_exist(command: Command) -> None:
-    words = shlex.split(command.text, comments=True)[1:]
-    root: Any = typer.main.get_command(app)
-    at = root
-    while words and words[0] in getattr(at, "commands", {}):
-        at, words = at.commands[words[0]], words[1:]
-    assert at is not root or words[0].startswith("--"), "no such command"
-    known = {name for parameter in at.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
-    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
-
-
-# --- for real
-
-
-@pytest.fixture(scope="module")
-def site(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """A tenant as the documents name it, whose service has run; `scada-trio` is on the path."""
-    directory = tmp_path_factory.mktemp("site")
-    program = directory / "bin" / "scada-trio"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m scada_trio "$@"\n')
-    program.chmod(0o755)
-    (directory / "new-url.txt").write_text("postgresql://scada:secret@db2/permian")
-    cli = Cli(
-        {
-            **FAST,
-            "DATABASE_URL": postgres.create_database().get_secret_value(),
-            "ENCRYPTION_KEY": KEY,
-            "DATA_DIR": str(directory / "data"),
-            "PATH": f"{program.parent}:/usr/bin:/bin",
-            "PYTHONPATH": str(ROOT),
-            "HOME": str(directory),
-        },
-        directory,
-    )
-    cli.ok("migrate")
-    cli.ok("tenant", "add", "Permian Basin Operating")
-    with cli.serving() as serving:
-        serving.until("tenant started")
-    return cli
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        command
-        for command in commands()
-        if command.document.endswith(RUN_FOR_REAL) and command.text.split()[1] not in NOT_RUN
-    ],
-    ids=str,
-)
-def test_commands_run(site: Cli, command: Command) -> None:
-    done = subprocess.run(
-        ["sh", "-c", command.text], env=site.env, cwd=site.cwd, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "secret" not in done.stdout
-
-
-def test_statements_run_in_the_master_database(site: Cli) -> None:
-    url = SecretStr(site.env["DATABASE_URL"])
-    (before,) = fetch(url, "SELECT database_url, status FROM tenants")
+def test_statements_run_in_the_master_database(master_url: SecretStr) -> None:
+    stored = "INSERT INTO tenants (id, name, database_url, status) VALUES (gen_random_uuid(), %s, 'old', 'ACTIVE')"
+    fetch(master_url, stored, "Permian Basin Operating")
     statements = list(blocks(ROOT / "docs" / "operations.md", "sql"))
     assert all(statement.startswith("-- master\n") for statement in statements)
     for statement in statements:
-        fetch(url, statement)
-    assert fetch(url, "SELECT database_url, status FROM tenants") == [("...", "ACTIVE")]
-    fetch(url, "UPDATE tenants SET database_url = %s, status = %s", *before)
+        fetch(master_url, statement)
+    assert fetch(master_url, "SELECT database_url, status FROM tenants") == [("...", "ACTIVE")]
 
 
 # --- names
@@ -180,6 +92,21 @@ def test_metrics_and_tables_exist(path: Path) -> None:
     known = metric_names() | relations() | {"scada_trio", "scada_migrations", "scada_config"}
     for name in re.findall(r"`(scada_\w+)(?:\{[^`]*\})?`", path.read_text("utf-8")):
         assert name in known, name
+
+
+def test_the_quick_start_has_the_demos_ids() -> None:
+    """docs/nestjs.md asks for a tenant, a well and tags that `make demo` has, at paths that the application serves."""
+    text = (ROOT / "docs" / "nestjs.md").read_text("utf-8")
+    ids = dict(re.findall(r"^    (TENANT|WELL)=([0-9a-f-]{36})$", text, re.MULTILINE))
+    seeds = {str(uuid5(fields._NAMESPACE, tenant.name)): tenant.seed for tenant in TENANTS}
+    well = Well(1, seeds[ids["TENANT"]])
+    assert ids["WELL"] == str(well.well_id)
+    tags = {f"{well.key}.{tag.name}" for tag in well.tags}
+    assert set(re.findall(r"ns=2;s=(Well\d+\.\w+)", text)) <= tags
+    controllers = "\n".join(path.read_text("utf-8") for path in (ROOT / "examples" / "nestjs" / "src").rglob("*.ts"))
+    for path in re.findall(r"localhost:3000/([\w/$]+)", text):
+        parts = [part for part in path.split("/") if not part.startswith("$")]
+        assert all(part in controllers for part in parts), path
 
 
 def test_every_alert_says_what_to_do() -> None:
