@@ -16,6 +16,9 @@ class Proxy:
         self.port = 0
         self.open = True
         self.connections = 0
+        self.round_trips = 0
+        """How often the client's side spoke after the server's had."""
+        self._client_speaks = False
         self._scopes: set[trio.CancelScope] = set()
 
     @property
@@ -41,14 +44,17 @@ class Proxy:
         with scope, suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             server = await trio.open_tcp_stream("127.0.0.1", self.target_port)
             async with stream, server, trio.open_nursery() as nursery:
-                nursery.start_soon(self._copy, stream, server, nursery.cancel_scope)
-                nursery.start_soon(self._copy, server, stream, nursery.cancel_scope)
+                nursery.start_soon(self._copy, stream, server, nursery.cancel_scope, True)
+                nursery.start_soon(self._copy, server, stream, nursery.cancel_scope, False)
         self._scopes.discard(scope)
 
-    @staticmethod
-    async def _copy(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+    async def _copy(
+        self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope, from_client: bool
+    ) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while received := await source.receive_some():
+                self.round_trips += from_client and not self._client_speaks
+                self._client_speaks = from_client
                 await sink.send_all(received)
         scope.cancel()
 

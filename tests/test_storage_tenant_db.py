@@ -15,6 +15,7 @@ from scada_trio.errors import DatabaseMisconfigured, DatabaseUnavailable
 from scada_trio.readings import EMPTY_BLOCK, Quality, TagTable, WriteResult
 from scada_trio.storage.tenant_db import TenantWriter, open_tenant_writer
 from tests.fix_postgres import PostgresServer, fetch
+from tests.fix_proxy import Proxy, open_proxy
 from tests.storage_samples import BUFFER, NOON_US, ROWS, batch, block, count_rows, many, tag_table
 
 GOOD, BAD = Quality.GOOD, Quality.BAD
@@ -28,6 +29,10 @@ def _open(
     url: SecretStr, tags: TagTable | None = None, *, statement_timeout_s: float = 30
 ) -> AbstractAsyncContextManager[TenantWriter]:
     return open_tenant_writer(url, tags or tag_table(), connect_timeout_s=5, statement_timeout_s=statement_timeout_s)
+
+
+def _through(url: SecretStr, server: PostgresServer, proxy: Proxy) -> SecretStr:
+    return SecretStr(url.get_secret_value().replace(f":{server.port}/", f":{proxy.port}/"))
 
 
 @asynccontextmanager
@@ -44,6 +49,17 @@ async def _locked_readings(url: SecretStr) -> AsyncIterator[psycopg.Connection]:
 async def _until(url: SecretStr, query: str) -> None:
     while not fetch(url, query)[0][0]:  # noqa: ASYNC110 - the server has no event for it
         await trio.sleep(0.01)
+
+
+async def test_a_batch_takes_four_round_trips(postgres: PostgresServer, tenant_url: SecretStr) -> None:
+    """However many rows: the cursor, COPY, its end, COMMIT. A far database is slow by as many."""
+    async with open_proxy(postgres.port) as proxy, _open(_through(tenant_url, postgres, proxy)) as writer:
+        await writer.write(batch(1, block((0, NOON_US, 1.0, GOOD))), BUFFER)  # makes the partition of the day
+        for sequence, count in ((2, 1), (3, 20_000)):
+            before = proxy.round_trips
+            readings = many(count, 3, NOON_US + sequence * 100_000_000)
+            assert await writer.write(batch(sequence, readings), BUFFER) == WriteResult(inserted=count)
+            assert proxy.round_trips - before == 4
 
 
 async def test_a_batch_is_stored_and_remembered(tenant_url: SecretStr) -> None:

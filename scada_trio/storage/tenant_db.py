@@ -12,8 +12,8 @@ Where no unique index tells a repeated reading, those that may be stored already
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final, LiteralString
 from uuid import UUID
@@ -22,7 +22,7 @@ import numpy as np
 import psycopg
 import trio
 from numpy.typing import NDArray
-from psycopg import errors
+from psycopg import errors, pq
 from pydantic import SecretStr
 
 from scada_trio.errors import BatchRejected, DatabaseMisconfigured
@@ -215,8 +215,8 @@ def _write_telling(connection: Connection, work: _Work, readings: ReadingBlock, 
     rows = encode_rows(readings, work.templates)
     result = _with_refused(WriteResult(rows.rows, rows.duplicates, rows.replaced), refused)
     try:
-        with connection.transaction():
-            if not _move_cursor(connection, work.origin, result):
+        with _cursor_moved(connection, work.origin, result) as moved:
+            if not moved:
                 return _earlier_result(connection, work)
             if lost := work.keep(connection, refused):
                 result = replace(result, quarantined=result.quarantined - lost, lost=lost)
@@ -242,8 +242,7 @@ def _is_rows_fault(error: psycopg.Error) -> bool:
 
 def _write_merging(connection: Connection, work: _Work, rows: EncodedRows, refused: list[Refused]) -> WriteResult:
     """The same where some rows are stored already; half as fast."""
-    with connection.transaction():
-        _move_cursor(connection, work.origin, WriteResult(inserted=0))
+    with _cursor_moved(connection, work.origin, WriteResult(inserted=0)):
         lost = work.keep(connection, refused)
         connection.execute(_CREATE_STAGING)
         _copy(connection, _COPY_STAGING, rows)
@@ -279,8 +278,8 @@ def _write_sifting(
 def _sift_beside(
     connection: Connection, work: _Work, readings: ReadingBlock, refused: list[Refused], fresh: EncodedRows
 ) -> WriteResult:
-    with connection.transaction():
-        if not _move_cursor(connection, work.origin, WriteResult(inserted=0)):
+    with _cursor_moved(connection, work.origin, WriteResult(inserted=0)) as moved:
+        if not moved:
             return _earlier_result(connection, work)
         _copy(connection, _COPY, fresh)
         readings, no_text = split_texts(connection, readings, work.tags)
@@ -316,8 +315,23 @@ def _with_refused(result: WriteResult, refused: list[Refused], lost: int = 0) ->
     )
 
 
-def _move_cursor(connection: Connection, origin: Origin, result: WriteResult) -> bool:
-    return connection.execute(_MOVE_CURSOR, _cursor_values(origin, result)).fetchone() is not None
+@contextmanager
+def _cursor_moved(connection: Connection, origin: Origin, result: WriteResult) -> Iterator[bool]:
+    """A transaction that begins by moving the cursor; whether it was not there already.
+
+    Both are sent at once: a far database answers a batch in four round trips, not in five. psycopg's own
+    ``transaction()`` would keep the pipeline open, and there is no COPY in one.
+    """
+    try:
+        with connection.pipeline():
+            connection.execute("BEGIN")
+            answer = connection.execute(_MOVE_CURSOR, _cursor_values(origin, result))
+        yield answer.fetchone() is not None
+        connection.commit()
+    finally:
+        if connection.info.transaction_status != pq.TransactionStatus.IDLE:
+            with suppress(psycopg.OperationalError):  # the link is broken, and so it is rolled back
+                connection.rollback()
 
 
 def _cursor_values(origin: Origin, result: WriteResult) -> dict[str, object]:
