@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import trio.testing
 from opcua import ua
 
 from scada_trio.losses import LossReason
-from scada_trio.opcua.sequence import advance, after, ahead, before
+from scada_trio.opcua.sequence import RecentNumbers, advance, after, ahead, before
 from scada_trio.status import ConnectionState
 from tests.devices.scripted import SILENCE
 from tests.fix_devices import Rig
@@ -29,6 +30,43 @@ def test_numbers_go_round() -> None:
     assert [before(2), before(1)] == [1, LAST]
     assert [advance(LAST - 1, 0), advance(LAST - 1, 3)] == [LAST - 1, 2]
     assert [ahead(LAST, 1), ahead(1, LAST), ahead(5, 5), ahead(5, 8), ahead(8, 5)] == [1, -1, 0, 3, -3]
+
+
+def test_recent_numbers_over_the_turn() -> None:
+    """The last thousand are known, whatever they are, and none before them."""
+    recent = RecentNumbers(1_000)
+    for offset in range(3_000):
+        recent.add(advance(LAST - 1_500, offset))
+    assert advance(LAST - 1_500, 2_999) in recent
+    assert advance(LAST - 1_500, 2_000) in recent
+    assert advance(LAST - 1_500, 1_999) not in recent
+    assert advance(LAST - 1_500, 3_000) not in recent
+
+
+def test_recent_numbers_need_little_room() -> None:
+    """One that comes before the one in front of it leaves no trace once both are there."""
+    recent = RecentNumbers(1_000)
+    for number in range(1, 901, 3):
+        for out_of_order in (number, number + 2, number + 1):
+            recent.add(out_of_order)
+    assert len(recent._spans) == 1
+    assert all(number in recent for number in range(1, 901))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_recent_numbers_with_holes(seed: int) -> None:
+    """Some are lost, some come late, some twice: what was added is known, and what was not is not."""
+    draw = random.Random(seed)
+    added = [number for number in range(1, 400) if draw.random() < 0.9]
+    for _ in range(40):
+        at = draw.randrange(len(added) - 3)
+        added[at], added[at + 2] = added[at + 2], added[at]
+    recent = RecentNumbers(1_000)
+    for number in added:
+        recent.add(number)
+        if draw.random() < 0.05:
+            recent.add(number)
+    assert {number for number in range(1, 401) if number in recent} == set(added)
 
 
 # ---- gaps

@@ -13,7 +13,6 @@ that dies finds every number that it had not remembered still at the server, and
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -25,7 +24,7 @@ from scada_trio.memory import Followed, Mark
 from scada_trio.opcua.notifications import PublishResult
 from scada_trio.opcua.outbox import Outbox
 from scada_trio.opcua.repeats import LastReadings
-from scada_trio.opcua.sequence import advance, after, ahead, before
+from scada_trio.opcua.sequence import RecentNumbers, advance, after, ahead, before
 from scada_trio.readings import Delivery, ReadingBlock
 
 _NUMBERS_KEPT: Final = 1_000  # accepted last: more than any server known keeps of what is not acknowledged
@@ -74,7 +73,7 @@ class Intake:
         self.pending: list[PublishResult] = []  # a few at most, see `Publisher`; an empty deque has 600 bytes
         self.unaccepted: dict[int, None] = {}
         self.acknowledge: list[int] = []
-        self._accepted_numbers: deque[int] = deque(maxlen=_NUMBERS_KEPT)
+        self._accepted_numbers = RecentNumbers(_NUMBERS_KEPT)
         self.wake: Callable[[], None] = _nothing
         self.followed = followed
         self._remember = remember
@@ -138,8 +137,8 @@ class Intake:
 
         Not what is only old: a notification that came too late and is in the ledger was never accepted.
         """
-        accepted = set(self._accepted_numbers).difference(self.acknowledge)
-        self.acknowledge += [number for number in available if number in accepted]
+        asked = set(self.acknowledge)
+        self.acknowledge += [number for number in available if number in self._accepted_numbers and number not in asked]
 
     def begin(self, heard_us: int) -> None:
         """Everything up to ``heard_us`` is accepted, or not asked for."""
@@ -196,7 +195,7 @@ class Intake:
 
     def _may_acknowledge(self, number: int) -> None:
         self.acknowledge.append(number)
-        self._accepted_numbers.append(number)
+        self._accepted_numbers.add(number)
 
 
 def _now_us() -> int:
