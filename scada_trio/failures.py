@@ -15,6 +15,8 @@ from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import DeviceError
 from scada_trio.status import Revisions
 
+log = structlog.get_logger()
+
 _QUIET_S: Final = 300.0
 """The same failure of a device is logged once in this time."""
 _EXAMPLES: Final = 3
@@ -25,14 +27,13 @@ class FailureLog:
 
     def __init__(self, spec: ConnectionSpec) -> None:
         self.names = names_of(spec)
-        self._log = structlog.get_logger()
         self._said: dict[str, float] = {}
         self._revisions = Revisions()
 
     def connected(self, *, tags_count: int) -> None:
         """The link is up with ``tags_count`` monitored items."""
         if self._may_say("connected"):
-            self._log.info("OPC UA connection established", **self.names, tags_count=tags_count)
+            log.info("OPC UA connection established", **self.names, tags_count=tags_count)
 
     def failed(self, error: DeviceError, *, attempts: int, retry_in_s: float | None) -> None:
         """An attempt failed or the link broke; ``retry_in_s`` None waits for another configuration."""
@@ -40,12 +41,12 @@ class FailureLog:
             self._said.pop("connected", None)  # so that the log also says when it is over
             retry = None if retry_in_s is None else round(retry_in_s, 1)
             detail = {"error": str(error), "error_type": error.error_type, "attempts": attempts, "retry_in_s": retry}
-            self._log.warning("OPC UA connection failed", **self.names, **detail)
+            log.warning("OPC UA connection failed", **self.names, **detail)
 
     def taken_over(self, *, resumed: bool) -> None:
         """The subscription of the session before goes on."""
         if self._may_say("taken over"):
-            self._log.info("OPC UA subscription taken over", **self.names, session_resumed=resumed)
+            log.info("OPC UA subscription taken over", **self.names, session_resumed=resumed)
 
     def revised(self, revisions: Revisions) -> None:
         """What the server made of the subscription and its items; said where it is other than the last time."""
@@ -63,16 +64,16 @@ class FailureLog:
             ]
             detail |= {"items_revised": revisions.items, "examples": examples}
         if detail:
-            self._log.info("OPC UA subscription revised by the device", **self.names, **detail)
+            log.info("OPC UA subscription revised by the device", **self.names, **detail)
 
     def lost(self, event: str, **detail: object) -> None:
         """Readings were lost on the way."""
         if self._may_say(event):
-            self._log.warning(f"OPC UA {event}", **self.names, **detail)
+            log.warning(f"OPC UA {event}", **self.names, **detail)
 
     def unexpected(self, error: Exception) -> None:
         """A bug; always said, with its traceback."""
-        self._log.error("OPC UA connection met an unexpected error", **self.names, exc_info=error)
+        log.error("OPC UA connection met an unexpected error", **self.names, exc_info=error)
 
     def _may_say(self, kind: str) -> bool:
         now = trio.current_time()

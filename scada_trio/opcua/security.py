@@ -110,6 +110,8 @@ class Offer:
     application_uri: str
 
 
+_UNPROTECTED: Final = LinkSecurity(ua.SecurityPolicy())  # it has no state: one for all links
+
 # ---- the channel
 
 
@@ -126,7 +128,7 @@ async def agree(
     Raises `SecurityRefused` where it is not offered or not spoken here, `CertificateRefused`, what GetEndpoints met.
     """
     if spec.security_mode is SecurityMode.NONE:
-        return LinkSecurity(ua.SecurityPolicy())
+        return _UNPROTECTED
     suite = _suite_of(spec, pki)
     endpoint = parse_endpoint(spec.endpoint_url)
     offered = await get_endpoints(endpoint, timeout_s=settings.connect_timeout_s, resolving=resolving)
