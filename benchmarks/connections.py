@@ -26,6 +26,7 @@ from scada_trio.config import DeviceSettings, PkiSettings  # noqa: E402
 from scada_trio.connection import Connection  # noqa: E402
 from scada_trio.desired import ConnectionSpec  # noqa: E402
 from scada_trio.metrics import Metrics, TenantMetrics  # noqa: E402
+from scada_trio.opcua.outbox import Outbox  # noqa: E402
 from scada_trio.opcua.pki import Pki  # noqa: E402
 from scada_trio.readings import Delivery, Tag, TagTable  # noqa: E402
 from scada_trio.status import ConnectionState  # noqa: E402
@@ -69,7 +70,8 @@ class Client:
         self.metrics = Metrics()
         self.readings = 0
         self.connections: list[Connection] = []
-        self.send, self.receive = trio.open_memory_channel[Delivery](256)
+        send, self.receive = trio.open_memory_channel[Delivery](256)
+        self.outbox = Outbox(send)
         tenant = self.metrics.tenant(self.tenant_id, self.table)
         limiter = trio.CapacityLimiter(8)
         connecting = self.connecting = trio.CapacityLimiter(32)
@@ -88,7 +90,7 @@ class Client:
         return Connection(
             ConnectionSpec(uuid4(), self.tenant_id, "bench", url, tags=tags),
             tags=self.table,
-            deliver=self.send.clone(),
+            outbox=self.outbox,
             limiter=limiter,
             connecting=connecting,
             settings=DeviceSettings(),
@@ -125,6 +127,7 @@ async def measure_restart(connections: int, tags_each: int, away_s: float) -> No
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.accept)
+            nursery.start_soon(client.outbox.run)
             for connection in client.connections:
                 nursery.start_soon(connection.run)
             while client.connected < connections:  # noqa: ASYNC110 - connections have no event for that
@@ -153,6 +156,7 @@ async def measure(port: int, connections: int, tags_each: int) -> None:
     started = time.perf_counter()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.accept)
+        nursery.start_soon(client.outbox.run)
         for connection in client.connections:
             nursery.start_soon(connection.run)
         while client.connected < connections:  # noqa: ASYNC110 - connections have no event for that

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from typing import Final
 
 import trio
@@ -37,10 +36,10 @@ from scada_trio.opcua.notifications import PublishResult
 from scada_trio.opcua.outbox import Outbox
 from scada_trio.opcua.pki import Pki
 from scada_trio.opcua.session import Session, open_session
-from scada_trio.opcua.subscription import Subscription, open_subscription
+from scada_trio.opcua.subscription import Subscription
 from scada_trio.opcua.takeover import TakeoverUnanswered
 from scada_trio.opcua.transport import DeviceAway, knock, parse_endpoint
-from scada_trio.readings import Delivery, TagTable
+from scada_trio.readings import TagTable
 from scada_trio.status import ConnectionState, ConnectionStatus, Revisions
 
 _SETTLED_AFTER_S: Final = 60.0
@@ -59,9 +58,9 @@ class InternalFault(DeviceError):
 class Connection:
     """Keeps one device connected for as long as `run` runs.
 
-    ``spec`` is what is wanted, ``status`` what is. ``deliver`` is this connection's own clone of the channel's sending
-    end. ``limiter`` bounds the tenant's worker threads; ``connecting`` how many of its links log in and create items at
-    the same time. A device has answered Hello before it takes a place in either, so dead ones hold up nobody.
+    ``spec`` is what is wanted, ``status`` what is. ``outbox``, the tenant's, takes what comes. ``limiter`` bounds the
+    tenant's worker threads; ``connecting`` how many of its links log in and create items at the same time. A device has
+    answered Hello before it takes a place in either, so dead ones hold up nobody.
 
     A device whose certificate ``pki`` does not accept is tried again as soon as the trust store changes.
 
@@ -74,7 +73,7 @@ class Connection:
         spec: ConnectionSpec,
         *,
         tags: TagTable,
-        deliver: trio.MemorySendChannel[Delivery],
+        outbox: Outbox,
         limiter: trio.CapacityLimiter,
         connecting: trio.CapacityLimiter,
         settings: DeviceSettings,
@@ -85,10 +84,9 @@ class Connection:
         self.spec = spec
         self.status = ConnectionStatus()
         self._memory: ConnectionMemory = NoMemory() if memory is None else memory  # an empty journal is false
-        self._outbox = Outbox(deliver)
-        self._keeper = Keeper(spec.connection_id, self._memory, tags, self._outbox, self, leaves=memory is not None)
+        self._keeper = Keeper(spec.connection_id, self._memory, tags, outbox, self, leaves=memory is not None)
         self._tags = tags
-        self._deliver = deliver
+        self._outbox = outbox
         self._limiter = limiter
         self._connecting = connecting
         self._resolving = trio.CapacityLimiter(1)  # a name that does not resolve holds up this connection only
@@ -132,19 +130,16 @@ class Connection:
             self._attempt_scope.cancel()
 
     async def run(self) -> None:
-        """Returns only when cancelled, then with the session closed on the server and ``deliver`` closed.
+        """Returns only when cancelled, then with the session closed on the server.
 
-        Raises no `DeviceError`. Raises what it met, in a group, where nobody takes deliveries any more.
+        Raises no `DeviceError`. Raises what it met, in a group maybe, where nobody takes deliveries any more.
         """
-        with self._deliver:
-            try:
-                self._keeper.recall(self.spec, self._settings.keep_alive_s)
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._outbox.run, name=f"connection {self.spec.connection_id} deliveries")
-                    await self._run_attempts()
-            finally:
-                self._keeper.close()
-                self.status.enter(ConnectionState.STOPPED)
+        try:
+            self._keeper.recall(self.spec, self._settings.keep_alive_s)
+            await self._run_attempts()
+        finally:
+            self._keeper.close()
+            self.status.enter(ConnectionState.STOPPED)
 
     async def _run_attempts(self) -> None:
         while True:
@@ -173,7 +168,7 @@ class Connection:
             except DeviceError as error:
                 return error
             except Exception as error:
-                if self._deliver.statistics().open_receive_channels == 0:
+                if not self._outbox.received:
                     raise
                 self._failures.unexpected(error)
                 return InternalFault(f"internal error: {type(error).__name__}")
@@ -195,15 +190,12 @@ class Connection:
         session: Session | None = None
         error: DeviceError | None = None
         try:
-            async with opening as session, AsyncExitStack() as stack:
+            async with opening as session:
                 self.status.heard = session.heard
                 async with self._connecting:
                     kept = await keeper.obtain(session)
-                    subscription = await stack.enter_async_context(
-                        open_subscription(
-                            session, kept, tags=self._tags, last=keeper.last, provisional=keeper.provisional
-                        )
-                    )
+                    subscription = Subscription(session, kept, self._tags, keeper.last, provisional=keeper.provisional)
+                    subscription.publisher.start()
                     await self._apply(subscription)
                 await self._watch_connected(session, subscription)
         except DeviceError as ended_by:

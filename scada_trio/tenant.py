@@ -8,9 +8,10 @@ threads, database connections. The service starts it and restarts it if it fails
       ├─ aggregator   ◄── deliveries ┴─┐
       ├─ upkeep of journal, partitions │
       └─ nursery of the connections    │
-           └─ one task a connection ───┘
+           ├─ one task a connection ───┤
+           └─ deliveries that wait ────┘
 
-Stopping cancels the connections' nursery only. Their channel ends close, the aggregator flushes, the writer finishes,
+Stopping cancels the connections' nursery only. Their channel end closes, the aggregator flushes, the writer finishes,
 and a deadline on the tenant's nursery bounds all of it. What could not be written by then stays in the journal.
 """
 
@@ -36,6 +37,7 @@ from scada_trio.journal.queue import Journal, open_journal
 from scada_trio.live import LiveHub, Watcher
 from scada_trio.losses import Loss
 from scada_trio.metrics import Metrics
+from scada_trio.opcua.outbox import Outbox
 from scada_trio.opcua.pki import Pki
 from scada_trio.readings import Batch, Delivery, TagTable
 from scada_trio.status import ConnectionReport, ConnectionState, ConnectionStatus, TenantSnapshot
@@ -196,7 +198,9 @@ class Tenant:
                         connections=len(self.spec.connections),
                         readings_in_journal=len(journal),
                     )
-                    await self._follow_spec(connections, journal, deliveries_in, device_threads, connecting)
+                    outbox = Outbox(deliveries_in)
+                    connections.start_soon(outbox.run, name=f"{name} deliveries")
+                    await self._follow_spec(connections, journal, outbox, device_threads, connecting)
                     self.state = "stopping"
                     nursery.cancel_scope.deadline = self._deadline
                     upkeep.cancel()
@@ -292,11 +296,12 @@ class Tenant:
         self,
         nursery: trio.Nursery,
         journal: Journal,
-        deliveries: trio.MemorySendChannel[Delivery],
+        outbox: Outbox,
         device_threads: trio.CapacityLimiter,
         connecting: trio.CapacityLimiter,
     ) -> None:
         """Start, update and cancel connections until what runs is what `apply` said last; returns on `stop`."""
+        settings = self._settings.device
         while not self._stopping:
             self._changed = trio.Event()
             wanted = self.spec.connections
@@ -310,10 +315,10 @@ class Tenant:
                     connection = Connection(
                         spec,
                         tags=self._tags,
-                        deliver=deliveries.clone(),
+                        outbox=outbox,
                         limiter=device_threads,
                         connecting=connecting,
-                        settings=self._settings.device,
+                        settings=settings,
                         pki=self._pki,
                         metrics=self._metrics,
                         memory=journal,

@@ -26,6 +26,7 @@ from scada_trio.desired import ConnectionSpec
 from scada_trio.losses import Loss, LossReason, RememberedSubscription
 from scada_trio.memory import Mark
 from scada_trio.metrics import Metrics
+from scada_trio.opcua.outbox import Outbox
 from scada_trio.opcua.pki import Pki
 from scada_trio.readings import Delivery, Quality, ReadingBlock, Tag, TagTable
 from scada_trio.status import ConnectionState
@@ -286,13 +287,14 @@ async def open_rig(
     table = TagTable() if memory is None else memory.tags
     metrics = Metrics()
     send, receive = trio.open_memory_channel[Delivery](waiting)
+    outbox = Outbox(send)
     limiter = trio.CapacityLimiter(4)
     connection = Connection(
         ConnectionSpec(
             uuid4() if memory is None else memory.connection_id, tenant_id, "test", url, tags=tags, **spec_fields
         ),
         tags=table,
-        deliver=send,
+        outbox=outbox,
         limiter=limiter,
         connecting=connecting or trio.CapacityLimiter(4),
         settings=settings,
@@ -304,6 +306,7 @@ async def open_rig(
     with receive:
         async with trio.open_nursery() as nursery:
             rig.scope = nursery.cancel_scope
+            nursery.start_soon(outbox.run)
             nursery.start_soon(connection.run)
             if pki is not None:
                 nursery.start_soon(pki.store.watch)

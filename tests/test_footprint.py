@@ -7,11 +7,21 @@ import socket
 import subprocess
 import sys
 import tracemalloc
+from functools import partial
+from uuid import uuid4
 
 import pytest
+import trio
+import trio.testing
 from opcua import ua
 
+from scada_trio.config import PkiSettings
+from scada_trio.desired import ConnectionSpec
 from scada_trio.opcua.client import LinkClient, LinkSocket
+from scada_trio.opcua.pki import Pki
+from scada_trio.opcua.session import open_session
+from tests.fix_devices import ROOT
+from tests.fix_scripted import PATIENT, A, open_connected, open_scripted
 
 UNNEEDED = (
     *("opcua.server", "opcua.common.xmlimporter", "opcua.common.xmlexporter", "opcua.common.structures", "lxml"),
@@ -113,6 +123,57 @@ def test_a_link_is_small() -> None:
             ours.close()
             theirs.close()
     assert bytes_a_link < 6_000
+
+
+def _tasks() -> list[str]:
+    """The names of all tasks of devices' links that there are."""
+    found, waiting = [], [trio.lowlevel.current_root_task()]
+    while waiting:
+        task = waiting.pop()
+        assert task is not None
+        found.append(task.name)
+        waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return [name for name in found if name.startswith("connection ") or name.endswith(".Connection.run")]
+
+
+async def test_an_idle_link_has_two_tasks() -> None:
+    """Its connection's, and the one that reads its socket: what is seldom needed has none before it is."""
+    async with open_connected(A):
+        names = _tasks()
+        assert len(names) == 2
+        assert [name.rpartition(" ")[2] for name in names if name.startswith("connection ")] == ["pump"]
+
+
+async def test_a_request_larger_than_the_socket_takes() -> None:
+    """The rest of it is written as the device reads, by a task that is gone afterwards; the answer comes meanwhile."""
+    async with (
+        open_scripted() as device,
+        open_session(
+            ConnectionSpec(uuid4(), uuid4(), "test", device.url),
+            settings=PATIENT,
+            pki=Pki(PkiSettings(ROOT / "no-such-pki")),
+            limiter=trio.CapacityLimiter(1),
+            resolving=trio.CapacityLimiter(1),
+        ) as session,
+    ):
+        await session.log_in()
+        session.link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        nodes = [ua.NodeId(2259)] * 50_000
+        read = partial(session.client.uaclient.get_attributes, nodes, ua.AttributeIds.Value)
+        seen: set[str] = set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch_tasks, seen)
+            assert len(await session.call("Read", read)) == len(nodes)
+            nursery.cancel_scope.cancel()
+        assert "backlog" in seen
+        await trio.testing.wait_all_tasks_blocked()
+        assert [name.rpartition(" ")[2] for name in _tasks()] == ["pump"]
+
+
+async def _watch_tasks(seen: set[str]) -> None:
+    while True:
+        seen.update(name.rpartition(" ")[2] for name in _tasks())
+        await trio.lowlevel.checkpoint()
 
 
 GARBAGE = """

@@ -24,6 +24,7 @@ from scada_trio.config import DeviceSettings, PkiSettings
 from scada_trio.connection import Connection
 from scada_trio.desired import ConnectionSpec
 from scada_trio.metrics import Metrics
+from scada_trio.opcua.outbox import Outbox
 from scada_trio.opcua.pki import Pki
 from scada_trio.readings import Delivery, ReadingBlock, TagTable
 from scada_trio.simulator.field import FaultRates
@@ -206,6 +207,7 @@ async def reading(field: RunningField) -> AsyncIterator[Reader]:
     metrics = Metrics().tenant(tenant_id, table)
     reader = Reader(table, [])
     send, receive = trio.open_memory_channel[Delivery](100)
+    outbox = Outbox(send)
 
     async def accept() -> None:
         async for delivery in receive:
@@ -217,11 +219,12 @@ async def reading(field: RunningField) -> AsyncIterator[Reader]:
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(accept)
+        nursery.start_soon(outbox.run)
         for well in field.wells:
             connection = Connection(
                 ConnectionSpec(uuid4(), tenant_id, well.name, well.endpoint_url, tags=well.tags),
                 tags=table,
-                deliver=send.clone(),
+                outbox=outbox,
                 limiter=trio.CapacityLimiter(8),
                 connecting=trio.CapacityLimiter(8),
                 settings=settings,

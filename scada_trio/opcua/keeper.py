@@ -23,11 +23,11 @@ from scada_trio.losses import LossReason, RememberedSubscription
 from scada_trio.memory import ConnectionMemory, Followed
 from scada_trio.opcua import takeover
 from scada_trio.opcua.intake import Intake, IntakeObserver
-from scada_trio.opcua.kept import KeptSubscription, recall
+from scada_trio.opcua.kept import KeptSubscription, SessionTicket, recall
 from scada_trio.opcua.outbox import Outbox
 from scada_trio.opcua.repeats import LastReadings
 from scada_trio.opcua.services import ITEMS_A_CALL, delete_subscription
-from scada_trio.opcua.session import Session, SessionTicket
+from scada_trio.opcua.session import Session
 from scada_trio.readings import TagTable
 
 

@@ -1,7 +1,7 @@
-"""A subscription as it is on the server, kept over the sessions that use it.
+"""A session and a subscription as they are on the server, kept over the links that use them.
 
-Owns what a later session needs to go on with it: id, items with their handles, and the `Intake`. Sends nothing; the
-connection holds it, `scada_trio.opcua.subscription` changes its items.
+Owns what a later link needs to go on with them: the ticket of the one; id, items with their handles and the `Intake` of
+the other. Sends nothing; the connection holds both, `scada_trio.opcua.subscription` changes the items.
 """
 
 from __future__ import annotations
@@ -16,11 +16,23 @@ from scada_trio.losses import RememberedSubscription
 from scada_trio.opcua.intake import Intake
 from scada_trio.opcua.notifications import HandleMap
 from scada_trio.opcua.parameters import ItemParameters
+from scada_trio.opcua.security import Offer
 from scada_trio.opcua.sequence import after
 from scada_trio.readings import Tag, TagTable
 from scada_trio.status import RevisedItem, SubscriptionTerms
 
 Series = tuple[UUID, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTicket:
+    """What it takes to go on with a session whose channel broke; ``expires_at`` is a Trio time."""
+
+    expires_at: float
+    timeout_ms: float
+    authentication_token: Any = field(repr=False)
+    server_nonce: Any = field(repr=False)
+    offer: Offer = field(repr=False)
 
 
 @dataclass(slots=True, eq=False)

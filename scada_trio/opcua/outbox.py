@@ -1,10 +1,12 @@
-"""What a connection has received and the channel did not take at once.
+"""What a tenant's connections have received and the channel did not take at once.
 
-Owns the order of deliveries over the sessions of one connection: what came before a break goes out during it. Knows no
-device; the connection starts `Outbox.run` beside its attempts.
+Owns the order of deliveries, over the sessions of each connection too: what came before a break goes out during it.
+Knows no device; the tenant starts `Outbox.run` beside its connections, one task for all of them.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 import trio
 
@@ -12,12 +14,17 @@ from scada_trio.readings import Delivery
 
 
 class Outbox:
-    """Bounded by whoever fills it: the publisher has a few notifications unaccepted and no more."""
+    """Bounded by those who fill it: each publisher has a few notifications unaccepted and no more."""
 
     def __init__(self, deliver: trio.MemorySendChannel[Delivery]) -> None:
         self._deliver = deliver
-        self._waiting: list[Delivery] = []
+        self._waiting: deque[Delivery] = deque()
         self._filled = trio.Event()
+
+    @property
+    def received(self) -> bool:
+        """Whether anybody takes deliveries."""
+        return self._deliver.statistics().open_receive_channels > 0
 
     def pass_on(self, delivery: Delivery) -> None:
         """Send ``delivery`` behind all that came before it, now or as soon as there is room."""
@@ -37,5 +44,5 @@ class Outbox:
             await self._filled.wait()
             while self._waiting:
                 await self._deliver.send(self._waiting[0])
-                self._waiting.pop(0)
+                self._waiting.popleft()
             self._filled = trio.Event()

@@ -1,6 +1,7 @@
 """The Publish cycle of one session: requests out, notifications in, acknowledgements when readings are accepted.
 
-Owns back-pressure and the filling of gaps. Knows no tag and no status; `scada_trio.opcua.subscription` starts it.
+Owns back-pressure and the filling of gaps. Knows no tag and no status; the connection starts it in its session, which
+runs a task of its for as long as there is a gap, and no longer.
 
     pump ── answer ──► Publisher ──► Intake ── Delivery ──► aggregator
                           ▲  └ gap: Republish, then go on      │ accepted()
@@ -72,7 +73,6 @@ class Publisher:
         self._limit = PUBLISH_AHEAD
         self._faults = 0
         self._filling = False
-        self._gap = trio.Event()
         self._accepted = trio.Event()
         self._republishes = True
         self.outstanding = 0
@@ -85,16 +85,6 @@ class Publisher:
         if self._intake.pending:  # the session before broke while a gap was filled
             self._fill()
         self._ask()
-
-    async def run(self) -> None:
-        """Fill gaps; returns only when cancelled or when the session has failed."""
-        try:
-            while True:
-                await self._gap.wait()
-                self._gap = trio.Event()
-                await self._work_off()
-        except DeviceError as error:
-            self._session.fail(error)
 
     # ---- requests
 
@@ -170,8 +160,15 @@ class Publisher:
     # ---- gaps
 
     def _fill(self) -> None:
-        self._filling = True
-        self._gap.set()
+        if not self._filling:
+            self._filling = True
+            self._session.start_soon(self._fill_gaps, "gaps")
+
+    async def _fill_gaps(self) -> None:
+        try:
+            await self._work_off()
+        except DeviceError as error:
+            self._session.fail(error)
 
     async def _work_off(self) -> None:
         """Ask for what is missing in front of each pending notification, then take it; the next session can go on."""

@@ -1,20 +1,21 @@
 """A session with a device: the scope in which its socket is pumped and its calls are made.
 
-Owns the socket, the two tasks that serve it and the session on the server; knows no tag and no reading. The connection
+Owns the socket, the tasks that serve it and the session on the server; knows no tag and no reading. The connection
 opens `open_session`, which closes everything when its block is left: task, thread, socket, the session on the server.
 
     open_session
       ├─ pump      socket ──► frames ──► LinkSocket.take ──► callers, on_publish
-      ├─ backlog   bytes that the socket did not take at once
+      ├─ backlog   while there are bytes that the socket did not take at once
+      ├─ gaps      while the publisher fills one
       └─ block     log_in, call (a worker thread each), keep_up
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import outcome
@@ -26,6 +27,7 @@ from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import DeviceError, DeviceSilent, DeviceUnreachable
 from scada_trio.opcua.client import LinkClient, LinkSocket
 from scada_trio.opcua.faults import status_name, translated
+from scada_trio.opcua.kept import SessionTicket
 from scada_trio.opcua.pki import Pki
 from scada_trio.opcua.security import LinkSecurity, Offer, activation, agree, explained, offer_of
 from scada_trio.opcua.transport import MAX_CHUNK_BYTES, OpenTransport, open_transport, parse_endpoint
@@ -39,17 +41,6 @@ _RENEW_AT: Final = 0.75
 """Part of the channel's lifetime after which it is renewed (OPC UA Part 4, 5.5.2.1 recommends 75 %)."""
 _PINGS_A_TIMEOUT: Final = 3
 """An idle session is touched this many times a session timeout, so that one lost answer does not end it."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionTicket:
-    """What it takes to go on with a session whose channel broke; ``expires_at`` is a Trio time."""
-
-    expires_at: float
-    timeout_ms: float
-    authentication_token: Any = field(repr=False)
-    server_nonce: Any = field(repr=False)
-    offer: Offer = field(repr=False)
 
 
 @asynccontextmanager
@@ -76,11 +67,10 @@ async def open_session(
     session = Session(spec, transport, security, settings=settings, pki=pki, limiter=limiter)
     try:
         async with trio.open_nursery() as nursery:
-            session.scope = nursery.cancel_scope
-            nursery.start_soon(session.run_pump, name=f"connection {spec.connection_id} pump")
-            nursery.start_soon(session.run_backlog, name=f"connection {spec.connection_id} backlog")
+            session.scope, session.starter = nursery.cancel_scope, nursery.start_soon
+            session.start_soon(session.run_pump, "pump")
             if security.protects:
-                nursery.start_soon(session.run_trust, name=f"connection {spec.connection_id} trust")
+                session.start_soon(session.run_trust, "trust")
             try:
                 yield session
             except DeviceError as error:
@@ -90,6 +80,7 @@ async def open_session(
             nursery.cancel_scope.cancel()
         ended_by = session.error
     finally:
+        session.starter = None
         with trio.move_on_after(_GOODBYE_S, shield=True):
             await session.say_goodbye(delete_subscriptions=not leave_subscription(session.error is not None))
         session.close()
@@ -123,10 +114,9 @@ class Session:
         self.heard = Heard.now()
         self._security, self._pki, self._limiter = security, pki, limiter
         self._offer: Offer | None = None  # of the session that was activated last
-        self._opening, self._created = True, False
+        self._opening, self._created, self._writing = True, False, False
         self._frames, self._waiting = transport.frames, transport.waiting
-        self._backlogged = trio.Event()
-        self._trio = trio.lowlevel.current_trio_token()
+        self.starter: Callable[..., None] | None = None  # its nursery's, while that is open
         self._pinged_at: float | None = None
         self._renew_at = self._expires_at = math.inf
         self.link = LinkSocket(
@@ -134,7 +124,7 @@ class Session:
             timeout_s=settings.connect_timeout_s,
             policy=security.policy,
             send_chunk_bytes=transport.send_chunk_bytes,
-            on_backlog=self._watch_backlog,
+            on_backlog=partial(trio.lowlevel.current_trio_token().run_sync_soon, self._start_backlog),
         )
         self.client = LinkClient(
             spec.endpoint_url,
@@ -256,6 +246,16 @@ class Session:
         self.sent_at = trio.current_time()
         return result.unwrap()
 
+    def start_soon(self, task: Callable[[], Awaitable[None]], what: str) -> bool:
+        """Run ``task`` beside the pump, at the longest until the link ends; False where it has ended already.
+
+        For what is seldom needed: a task that only waits costs 2 KB, a thousand times.
+        """
+        if self.starter is None:
+            return False
+        self.starter(task, name=f"connection {self.spec.connection_id} {what}")
+        return True
+
     @property
     def unusable(self) -> bool:
         """Whether the link broke or is being closed: what a call raises then is not the device's answer."""
@@ -359,19 +359,19 @@ class Session:
         except DeviceError as error:
             self.fail(error)
 
-    async def run_backlog(self) -> None:
-        """Write what the socket did not take at once, when it does; returns as `run_pump` does."""
+    async def _run_backlog(self) -> None:
+        """Write what the socket did not take at once, when it does; returns when nothing is left, or as `run_pump`."""
         try:
-            while True:
-                await self._backlogged.wait()
-                self._backlogged = trio.Event()
-                while not self.link.write_backlog():
-                    await trio.lowlevel.wait_writable(self.link.sock)
+            while not self.link.write_backlog():
+                await trio.lowlevel.wait_writable(self.link.sock)
         except DeviceError as error:
             self.fail(error)
+        finally:
+            self._writing = False
 
-    def _watch_backlog(self) -> None:
-        self._trio.run_sync_soon(lambda: self._backlogged.set())
+    def _start_backlog(self) -> None:
+        if not self._writing:
+            self._writing = self.start_soon(self._run_backlog, "backlog")
 
     # ---- the end, called by `open_session`
 
@@ -382,9 +382,8 @@ class Session:
             return
         self.closed, self.left_subscription = True, not delete_subscriptions
         async with trio.open_nursery() as nursery:
-            self.scope = nursery.cancel_scope
-            nursery.start_soon(self.run_pump)
-            nursery.start_soon(self.run_backlog)
+            self.scope, self.starter = nursery.cancel_scope, nursery.start_soon
+            self.start_soon(self.run_pump, "goodbye")
             answered = trio.Event()
             try:
                 self.link.request_close(delete_subscriptions).add_done_callback(lambda _: answered.set())
@@ -396,5 +395,6 @@ class Session:
 
     def close(self) -> None:
         """Close the socket; every caller that is still there gets an error."""
+        self.starter = None
         self.link.fail(self.error or DeviceUnreachable("the link was closed"))
         self.link.sock.close()

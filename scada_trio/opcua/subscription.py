@@ -12,8 +12,7 @@ to the subscription (5.13.3): what is deleted takes its queue with it.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -44,31 +43,11 @@ _EXAMPLES: Final = 10
 """Revised items that are shown."""
 
 
-@asynccontextmanager
-async def open_subscription(
-    session: Session, kept: KeptSubscription, *, tags: TagTable, last: LastReadings, provisional: bool = False
-) -> AsyncIterator[Subscription]:
-    """Publish ``kept`` in ``session`` while the block runs; ``provisional`` where it was taken over.
-
-    Raises `DeviceError`, never in a group. Nothing is closed on the way out: what becomes of the subscription is
-    decided when the session is closed.
-    """
-    subscription = Subscription(session, kept, tags, last, provisional=provisional)
-    ended_by: DeviceError | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(subscription.publisher.run, name=f"connection {session.spec.connection_id} gaps")
-        subscription.publisher.start()
-        try:
-            yield subscription
-        except DeviceError as error:
-            ended_by = error
-        nursery.cancel_scope.cancel()
-    if ended_by is not None:
-        raise ended_by
-
-
 class Subscription:
-    """The live items of one connection. Made by `open_subscription`; used in the Trio thread.
+    """The live items of one connection, in ``session``; ``provisional`` where ``kept`` was taken over.
+
+    Used in the Trio thread, and given up with the session: what becomes of the subscription is decided when that is
+    closed. ``publisher`` is the caller's to start, and its readings go out from then on.
 
     ``refused`` lists the tags that cannot be used and those that the server did not take, each in the order of the
     tags; ``revisions`` is what the server made of what was asked for.
@@ -251,7 +230,8 @@ class Subscription:
             tags = tags[len(batch) :]
             for item in items:
                 if item.item_id is not None:
-                    self._kept.items[item.tag.well_id, item.tag.node_id] = item
+                    index = self._tags.index_of(item.tag.well_id, item.tag.node_id)
+                    self._kept.items[self._tags.key(index)] = item  # the same pair of all that keep it
                 else:
                     self._kept.handles.remove(item.handle)
             refused += [RefusedTag(item.tag.node_id, item.refused) for item in items if item.refused is not None]
