@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import typer
 
-from scada_trio.cli import app
 from scada_trio.cli.completion import complete_connection, complete_connection_id, complete_tenant
+from scada_trio.cli.tree import app
 from tests.fix_devices import free_port
 from tests.fix_postgres import PostgresServer
 from tests.test_cli import KEY, WELL, Cli, bare, tags  # noqa: F401 - fixtures

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import typer
 
-from scada_trio.cli import app
+from scada_trio.cli.tree import app
 from tests.devices.control import FIELD_OPTION
 from tests.fix_devices import command_of, free_port
 from tests.fix_pki import make

@@ -12,6 +12,7 @@ import pytest
 import trio
 from opcua import ua
 from opcua.common.utils import Buffer
+from opcua.ua.object_ids import ObjectIds
 from opcua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary
 from pydantic import SecretStr
 
@@ -92,7 +93,7 @@ class Intruder(Proxy):
     @staticmethod
     def _name(body: bytes) -> str:
         code = nodeid_from_binary(Buffer(body)).Identifier
-        return next(str(name) for name, known in vars(ua.ObjectIds).items() if known == code).partition("_")[0]
+        return next(str(name) for name, known in vars(ObjectIds).items() if known == code).partition("_")[0]
 
 
 @asynccontextmanager

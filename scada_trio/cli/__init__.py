@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from typing import Final, NoReturn
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, Final, NoReturn, cast
 
-from scada_trio.cli.tree import app
 from scada_trio.errors import ConfigError, DatabaseUnavailable, DeviceUnreachable, InvalidField, ScadaError, leaves
 
-__all__ = ["app", "main"]
+__all__ = ["load_service", "main"]
 
 _NEXT_STEPS: Final[Mapping[type[ScadaError], str]] = {
     DatabaseUnavailable: "is the database running, and is its URL right? scada-trio check tries each",
@@ -29,7 +29,12 @@ def main() -> None:
     """
     try:
         try:
-            app(prog_name="scada-trio")
+            if sys.argv[1:] == ["serve"]:
+                load_service()()
+            else:
+                from scada_trio.cli.tree import app
+
+                app(prog_name="scada-trio")
         finally:
             sys.stdout.flush()
     except (ConfigError, InvalidField) as error:
@@ -49,6 +54,21 @@ def main() -> None:
         _reader_is_gone()
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def load_service() -> Callable[[], None]:
+    """What ``serve`` runs, in a process without typer and rich, which only people at a terminal need: 5 MB of 100.
+
+    structlog loads rich where it finds it, to draw tracebacks in a way that we never ask for.
+    """
+    if "structlog" not in sys.modules and "rich" not in sys.modules:
+        modules = cast(dict[str, Any], sys.modules)
+        modules["rich"] = None  # not to be found
+        import_module("structlog")
+        del modules["rich"]
+    from scada_trio.commands.serve import run
+
+    return run
 
 
 def _reader_is_gone() -> NoReturn:

@@ -13,14 +13,9 @@ from scada_trio.terminal import out
 
 def serve() -> None:
     """Run the service until SIGTERM or Ctrl-C, then flush everything and exit."""
-    from scada_trio.allocator import collect_rarely, use_one_arena
-    from scada_trio.commands.serve import serve as command
-    from scada_trio.open_files import raise_open_files_limit
+    from scada_trio.commands.serve import run
 
-    use_one_arena()
-    collect_rarely()
-    raise_open_files_limit()
-    run_command(command, quiet=False)
+    run()
 
 
 def demo(

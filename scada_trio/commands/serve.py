@@ -13,10 +13,13 @@ from functools import partial
 import structlog
 import trio
 
+from scada_trio.allocator import collect_rarely, use_one_arena
 from scada_trio.config import Settings, StorageSettings
 from scada_trio.errors import DatabaseError
 from scada_trio.instance import Instance, open_instance
+from scada_trio.logs import configure_logging
 from scada_trio.metrics import Metrics
+from scada_trio.open_files import raise_open_files_limit
 from scada_trio.registry import Registry
 from scada_trio.service import Addresses, Service
 from scada_trio.storage.master import MasterDatabase, open_master
@@ -32,6 +35,16 @@ async def open_checked_master(settings: Settings, instance: Instance) -> AsyncIt
     async with open_master(instance.master_url, **settings.db_timeouts) as master:
         await master.check_schema()
         yield master
+
+
+def run() -> None:
+    """The whole of a process that serves: its memory, settings and logs, then `serve`."""
+    use_one_arena()
+    collect_rarely()
+    raise_open_files_limit()
+    settings = Settings.load()
+    configure_logging(settings.log_level, settings.log_format)
+    trio.run(serve, settings)
 
 
 async def serve(settings: Settings, *, task_status: trio.TaskStatus[Addresses] = trio.TASK_STATUS_IGNORED) -> None:

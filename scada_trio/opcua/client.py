@@ -41,6 +41,7 @@ _SECURE_HEADER_BYTES: Final = 12
 _PLAIN_CHUNK: Final = struct.Struct("<4sIIIII")  # type, size, channel, token, sequence number, request id
 _SECURE_KINDS: Final = (b"MSG", b"OPN", b"CLO")
 _MIN_GRANTED_S: Final = 0.5  # a device that grants a microsecond does not get a request every one
+_STATE_NODE: Final = 2259  # Server_ServerStatus_State
 
 
 class LinkSocket(UASocketClient):  # type: ignore[misc]
@@ -295,7 +296,7 @@ class LinkSocket(UASocketClient):  # type: ignore[misc]
         """Ask for the server's state without waiting: keeps the session alive, and the answer is a sign of life."""
         request = ua.ReadRequest()
         wanted = ua.ReadValueId()
-        wanted.NodeId = ua.NodeId(ua.ObjectIds.Server_ServerStatus_State)
+        wanted.NodeId = ua.NodeId(_STATE_NODE)
         wanted.AttributeId = ua.AttributeIds.Value
         request.Parameters.NodesToRead = [wanted]
         self._send_request(request)

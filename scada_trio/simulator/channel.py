@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from opcua import ua
 from opcua.common.utils import Buffer
+from opcua.ua.object_ids import ObjectIds
 from opcua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary
 
 from scada_trio.simulator.device import MOST_PUBLISHES, Device, PublishRequest, Session
@@ -33,7 +34,7 @@ _CHANNELS: Final = itertools.count(1)
 _PUBLISH_ID: Final = b"\x01\x00\x3a\x03"
 _SERVICES: Final = {
     code: name.removesuffix("Request_Encoding_DefaultBinary")
-    for name, code in vars(ua.ObjectIds).items()
+    for name, code in vars(ObjectIds).items()
     if name.endswith("Request_Encoding_DefaultBinary")
 }
 _SENT_AGAIN: Final = 256  # numbers that a response lists as available at most

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from opcua import ua
 from opcua.common.utils import Buffer
+from opcua.ua.object_ids import ObjectIds
 from opcua.ua.ua_binary import nodeid_from_binary
 
 from scada_trio.nodes import BrowseQuery
@@ -25,7 +25,7 @@ from tests.publish_bytes import CAPTURES
 
 SERVICES = CAPTURES / "services"
 _KEPT = 1
-_NAMES = {code: name.partition("_")[0] for name, code in vars(ua.ObjectIds).items() if name.endswith("DefaultBinary")}
+_NAMES = {code: name.partition("_")[0] for name, code in vars(ObjectIds).items() if name.endswith("DefaultBinary")}
 
 
 class Recorder:

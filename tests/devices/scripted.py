@@ -17,6 +17,7 @@ import trio
 from opcua import ua
 from opcua.common.connection import SecureConnection
 from opcua.common.utils import Buffer
+from opcua.ua.object_ids import ObjectIds
 from opcua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary, uatcp_to_binary
 
 SILENCE: Final = object()
@@ -179,7 +180,7 @@ class ScriptedDevice:
 
     async def _serve_request(self, request_id: int, body: Buffer, kind: bytes) -> None:
         encoding = nodeid_from_binary(body).Identifier
-        name = next(name for name, code in vars(ua.ObjectIds).items() if code == encoding).partition("_")[0]
+        name = next(name for name, code in vars(ObjectIds).items() if code == encoding).partition("_")[0]
         service = name.removesuffix("Request")
         header = struct_from_binary(ua.RequestHeader, body)
         if service == "Publish":

@@ -20,6 +20,7 @@ import trio
 from opcua import ua
 from opcua.common.connection import SecureConnection
 from opcua.common.utils import Buffer
+from opcua.ua.object_ids import ObjectIds
 from opcua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary, uatcp_to_binary
 
 from tests.chaos.devices.control import Pace, TickLog, answer, options
@@ -28,7 +29,7 @@ from tests.chaos.devices.counting_subscription import EPOCH, CountingSubscriptio
 
 _SERVICES: Final = {
     code: name.removesuffix("Request_Encoding_DefaultBinary")
-    for name, code in vars(ua.ObjectIds).items()
+    for name, code in vars(ObjectIds).items()
     if name.endswith("Request_Encoding_DefaultBinary")
 }
 _BODY_BYTES: Final = 60_000  # of one chunk
