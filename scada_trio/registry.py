@@ -143,7 +143,8 @@ def _connection_spec(row: ConnectionRow, tag_rows: Iterable[TagRow], secrets: Se
         allow_plaintext_password=row.allow_plaintext_password,
         publishing_interval_ms=publishing_interval_ms,
         sampling=sampling,
-        tags=tuple(sorted(map(tag_of, tag_rows), key=lambda tag: tag.tag_id)),
+        # by node first: devices of one make then report their items in the same order, and share what is kept of it
+        tags=tuple(sorted(map(tag_of, tag_rows), key=lambda tag: (tag.node_id, tag.tag_id))),
         problem=problem,
     )
 

@@ -148,7 +148,7 @@ class Tenant:
                         self._tags,
                         self._ledger,
                         self._settings.journal,
-                        on_loss=self._count_loss,
+                        on_loss=lambda loss: self._metrics.lost(loss.reason, loss.count),
                     )
                 )
             except JournalUnavailable as error:
@@ -162,9 +162,6 @@ class Tenant:
                 self._journal_error = None
                 return journal
         return None
-
-    def _count_loss(self, loss: Loss) -> None:
-        self._metrics.lost(loss.reason, loss.count)
 
     async def _run_stages(self, journal: Journal) -> None:
         journal.expect(self.spec.connections)
