@@ -2,6 +2,7 @@
 
     nursery of the service
       ├─ event loop lag         measured
+      ├─ free memory            given back to the system
       ├─ HTTP server            first up, last down
       ├─ certificates           trust store followed, our own renewed
       ├─ denied calls           written to the audit log
@@ -27,6 +28,7 @@ import structlog
 import trio
 
 from scada_trio.aggregator import CommitPace
+from scada_trio.allocator import give_back
 from scada_trio.answers import Answers
 from scada_trio.api.access import Access
 from scada_trio.api.backend import Health
@@ -115,6 +117,7 @@ class Service:
         await trio.to_thread.run_sync(self._access.load)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(measure_loop_lag, self._metrics.observe_loop_lag, name="event loop lag")
+            nursery.start_soon(give_back, name="free memory")
             web = WebAccess(settings.web_access)
             app = create_app(self._metrics, self.readiness, self._board, web)
             serve = partial(serve_http, app, host=settings.metrics_host, port=settings.metrics_port, access=web)

@@ -211,3 +211,41 @@ def test_a_full_look_for_garbage_is_rare(rarely: bool) -> None:
     assert (full == 0) if rarely else (full > 2)
     assert (frozen > 100_000) == rarely
     assert collected > 90_000
+
+
+FREED = """
+import gc, trio
+from scada_trio import allocator
+allocator._GIVE_BACK_EVERY_S = 0.01
+allocator.use_one_arena()
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+async def main():
+    kept = [bytes(2_000) for _ in range(50_000)]
+    kept[:] = kept[::100]
+    before = resident()
+    with trio.move_on_after(30):
+        async with trio.open_nursery() as nursery:
+            if {given_back}:
+                nursery.start_soon(allocator.give_back)
+            while {given_back} and resident() > before - 50_000_000:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    print(before - resident())
+trio.run(main)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the function is glibc's")
+@pytest.mark.parametrize("given_back", [True, False])
+def test_free_memory_is_given_back(given_back: bool) -> None:
+    """100 MB that were freed all but a hundredth: malloc keeps them, because of what lies between, until it is told."""
+    freed = int(_python(FREED.format(given_back=given_back)))
+    assert (freed > 50_000_000) if given_back else (freed < 5_000_000)
+
+
+def test_threads_take_short_turns() -> None:
+    """The event loop waits a millisecond for whoever computes, not five."""
+    program = "import sys, scada_trio.allocator as a; a.take_short_turns(); print(sys.getswitchinterval())"
+    assert float(_python(program)) == 0.001

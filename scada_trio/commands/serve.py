@@ -13,7 +13,7 @@ from functools import partial
 import structlog
 import trio
 
-from scada_trio.allocator import collect_rarely, use_one_arena
+from scada_trio.allocator import collect_rarely, take_short_turns, use_one_arena
 from scada_trio.config import Settings, StorageSettings
 from scada_trio.errors import DatabaseError
 from scada_trio.instance import Instance, open_instance
@@ -41,6 +41,7 @@ def run() -> None:
     """The whole of a process that serves: its memory, settings and logs, then `serve`."""
     use_one_arena()
     collect_rarely()
+    take_short_turns()
     raise_open_files_limit()
     settings = Settings.load()
     configure_logging(settings.log_level, settings.log_format)
