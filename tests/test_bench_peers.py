@@ -160,6 +160,16 @@ def test_an_aim_that_is_missed_is_said_to_be() -> None:
     assert "values per CPU second: better than scada-trio (1,000,000.00): asyncua + psycopg COPY 2,000,000.00" in text
 
 
+def test_a_rate_that_was_held_with_losses_is_none() -> None:
+    """A device that drops what it is not asked for in time leaves the table current and holed."""
+    found = results()
+    holed = Hold(Phase(10.0, 400_000, 200_000, 200_000, 0.5, 0.9, 1.0), 9.0, 9e7)
+    found.ceiling = {"asyncua_copy": Ceiling("asyncua_copy", [holed])}
+    assert "| asyncua + psycopg COPY | none; 20,000 of 40,000 |  |  |  | 200,000 | – |" in to_markdown(found)
+    found.ceiling = {"asyncua_copy": Ceiling("asyncua_copy", fell_behind=[15_000.0])}
+    assert "| asyncua + psycopg COPY | none |  |  |  |  | 15,000 |" in to_markdown(found)
+
+
 def test_a_part_of_the_measurement_makes_a_report_too() -> None:
     """`--only` and `--subject` leave parts empty."""
     found = results()
@@ -167,6 +177,7 @@ def test_a_part_of_the_measurement_makes_a_report_too() -> None:
     text = to_markdown(found)
     assert "**Ceiling**" in text
     assert "**Memory**" not in text
+    assert "values/s**, each" not in text
     assert "PostgreSQL killed" not in text
 
 

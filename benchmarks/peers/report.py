@@ -67,7 +67,9 @@ class Results:
 
 def to_markdown(results: Results) -> str:
     """The section, without its markers."""
-    parts = [_setting(results), _fixed_table(results)]
+    parts = [_setting(results)]
+    if results.fixed:
+        parts.append(_fixed_table(results))
     if results.ceiling:
         parts.append(_ceiling_table(results))
     if results.memory:
@@ -153,7 +155,10 @@ def _ceiling_table(results: Results) -> str:
         best = ceiling.sustained
         behind = min(ceiling.fell_behind, default=None)
         if best is None:
-            rows.append((_title(name), "none", "", "", "", "", _rate(behind)))
+            tried = min(ceiling.holds, key=lambda hold: hold.phase.sent_per_s, default=None)
+            held = f"none; {_rate(tried.phase.committed_per_s)} of {_rate(tried.phase.sent_per_s)}" if tried else "none"
+            lost = f"{tried.phase.lost:,}" if tried else ""
+            rows.append((_title(name), held, "", "", "", lost, _rate(behind)))
             continue
         rows.append(
             (

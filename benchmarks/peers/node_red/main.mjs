@@ -90,7 +90,7 @@ function wellNodes([endpoint, , nodeIds], number) {
       g: id("group"),
       endpoint: id("endpoint"),
       action: "subscribe",
-      time: config.publishing_ms,
+      time: Math.min(config.publishing_ms, 100), // with a queue of one value, reports must come often
       timeUnit: "ms",
       certificate: "n",
       keepsessionalive: true,

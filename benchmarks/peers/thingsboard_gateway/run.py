@@ -92,7 +92,7 @@ def write_gateway_configuration(directory: Path, config: Config, port: int) -> N
     for number, well in enumerate(config.wells):
         name = f"opcua{number}"
         gateway["connectors"].append({"name": name, "type": "opcua", "configuration": f"{name}.json"})  # type: ignore[attr-defined]
-        (directory / f"{name}.json").write_text(json.dumps(connector(well, config)))
+        (directory / f"{name}.json").write_text(json.dumps(connector(well)))
     (directory / "tb_gateway.json").write_text(json.dumps(gateway))
     (directory / "logs.json").write_text(json.dumps(LOGS))
 
@@ -115,7 +115,7 @@ LOGS = {
 }
 
 
-def connector(well: Well, config: Config) -> dict[str, Any]:
+def connector(well: Well) -> dict[str, Any]:
     """The connector of one well: its device is named by the well's id, a value by its node id."""
     folder = well.node_ids[0].partition(";")[2].partition("=")[2].partition(".")[0]
     return {
@@ -125,7 +125,7 @@ def connector(well: Well, config: Config) -> dict[str, Any]:
             "timeoutInMillis": 10_000,
             "scanPeriodInMillis": 3_600_000,
             "enableSubscriptions": True,
-            "subCheckPeriodInMillis": int(config.publishing_ms),
+            "subCheckPeriodInMillis": 100,  # its default: it asks for a queue of one value, so reports must come often
             "subDataMaxBatchSize": 1000,
             "subDataMinBatchCreationTimeMs": 200,
             "showMap": False,
@@ -158,7 +158,8 @@ def connector(well: Well, config: Config) -> dict[str, Any]:
 
 
 def subscribe(port: int, rows: deque[Row]) -> None:
-    """Connect to the broker, once it is there, and put what comes into the queue of rows."""
+    """Put what comes into the queue of rows; returns when the broker knows that we want it, before anybody asks."""
+    subscribed = threading.Event()
 
     def take(client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
         if message.topic.startswith(REQUESTS):
@@ -173,10 +174,12 @@ def subscribe(port: int, rows: deque[Row]) -> None:
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, "subscriber")
     client.on_message = take
     client.on_connect = lambda *_: client.subscribe([(TOPIC, 1), (REQUESTS + "+", 1)])
+    client.on_subscribe = lambda *_: subscribed.set()
     client.connect_async("127.0.0.1", port)
     client.reconnect_delay_set(1, 1)
     thread = threading.Thread(target=lambda: client.loop_forever(retry_first_connection=True), daemon=True)
     thread.start()
+    subscribed.wait()
 
 
 def write_all(config: Config, rows: deque[Row]) -> None:
