@@ -22,7 +22,9 @@ from pydantic import SecretStr
 from scada_trio.secrets import SecretBox
 from tests.fix_api import connection_fields, grpcio_call
 from tests.fix_devices import open_device
+from tests.fix_pki import make
 from tests.fix_postgres import PostgresServer, fetch
+from tests.fix_tls import key_pem, pem
 
 MARK = "Pl4nted"
 MARKS = (MARK, base64.b64encode(f"prometheus:{MARK}".encode()).decode()[:20])  # as it stands in a header, too
@@ -37,6 +39,7 @@ class Output:
 
     def __init__(self) -> None:
         self.parts: dict[str, str] = {}
+        self.marks = list(MARKS)
 
     def add(self, where: str, text: object) -> None:
         self.parts[where] = self.parts.get(where, "") + str(text)
@@ -45,7 +48,7 @@ class Output:
         """Where a secret is, and what stands around it."""
         found = []
         for where, text in self.parts.items():
-            at = max(map(text.find, MARKS))
+            at = max(map(text.find, self.marks))
             if at >= 0:
                 found.append(f"{where}: {text[max(0, at - 300) : at + 60]}")
         return found
@@ -59,6 +62,10 @@ class Site:
         self.output = Output()
         self.master = self.url_of(postgres.create_master(), "master")
         self.grpc_port, self.http_port = free_port(), free_port()
+        self.tls_key, served = directory / "key.pem", make("localhost", uri=None)
+        (directory / "certificate.pem").write_bytes(pem(served))
+        self.tls_key.write_bytes(key_pem(served))
+        self.output.marks += self.tls_key.read_text().splitlines()[2:5]
         self.environment = {
             **os.environ,
             "DATABASE_URL": self.master.get_secret_value(),
@@ -66,6 +73,8 @@ class Site:
             "DATA_DIR": str(directory / "data"),
             "GRPC_PORT": str(self.grpc_port),
             "METRICS_PORT": str(self.http_port),
+            "METRICS_TLS_CERT": str(directory / "certificate.pem"),
+            "METRICS_TLS_KEY": str(self.tls_key),
             "METRICS_USER": "prometheus",
             "METRICS_PASSWORD": f"{MARK}-metrics",
             "LOG_LEVEL": "DEBUG",
@@ -94,9 +103,13 @@ class Site:
         self.output.add(f"scada-trio {' '.join(arguments)}", done.stdout + done.stderr)
         return done.stdout + done.stderr
 
+    @property
+    def log(self) -> Path:
+        return self.directory / "service.log"
+
     @contextmanager
     def serving(self) -> Iterator[None]:
-        log = self.directory / "service.log"
+        log = self.log
         with log.open("w") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "scada_trio", "serve"],
@@ -124,7 +137,7 @@ class Site:
         return answer
 
     def get(self, path: str, auth: tuple[str, str] | None = None) -> httpx.Response:
-        answer = httpx.get(f"http://127.0.0.1:{self.http_port}{path}", auth=auth)
+        answer = httpx.get(f"https://127.0.0.1:{self.http_port}{path}", auth=auth, verify=False)
         self.output.add(f"HTTP {path}", answer.text + str(answer.headers))
         return answer
 
@@ -204,6 +217,8 @@ def scenario(site: Site, device_url: str) -> None:
         assert site.get("/metrics", auth=("prometheus", f"{MARK}-metrics")).status_code == 200
         for path in ("/metrics", "/readyz", "/healthz", "/nothing"):
             site.get(path, auth=("prometheus", f"{MARK}-guess"))
+        site.tls_key.write_text(f"-----BEGIN PRIVATE KEY-----\n{MARK}\n-----END PRIVATE KEY-----\n")
+        until(lambda: "a TLS certificate has changed and cannot be used" in site.log.read_text())
     for arguments in (
         ("tenant", "list"),
         ("connection", "list"),
@@ -217,6 +232,10 @@ def scenario(site: Site, device_url: str) -> None:
         ("losses", "--tenant", "good"),
     ):
         site.run(*arguments)
+    certificate = make().files(site.directory, "trusted")["certificate"]
+    site.run("trust", certificate, DATABASE_URL=broken["wrong password"])
+    site.run("trust", certificate)
+    site.run("serve", METRICS_TLS_KEY=str(site.tls_key))
     site.run("secrets", "encrypt", text=f"{MARK}-typed")
     site.run("tenant", "add", "new", TENANT_DATABASE_URL=broken["wrong password"])
     site.run("tenant", "list", DATABASE_URL=broken["malformed"])
@@ -245,7 +264,10 @@ async def test_no_secret_comes_out_anywhere(own_postgres: PostgresServer, tmp_pa
     assert '"level": "DEBUG"' in output.parts["log"]
     assert "password authentication failed" in output.parts["log"]
     assert "master database is away" in output.parts["log"]
+    assert "is not the PEM key of METRICS_TLS_CERT" in output.parts["log"]
+    assert "METRICS_TLS_KEY: is not the PEM key" in output.parts["scada-trio serve"]
     assert "scada_build_info" in output.parts["HTTP /metrics"]
     assert "wrong password: " in output.parts["scada-trio migrate"]
     assert "FATAL" in output.parts["PostgreSQL's log"]
+    assert any("stays as it was" in text for name, text in output.parts.items() if name.startswith("scada-trio trust"))
     assert len(output.parts) > 30
