@@ -103,6 +103,11 @@ class Hold:
         """Whether the database had what the wells made, as they made it."""
         return self.phase.committed >= _KEPT_UP * self.phase.sent
 
+    @property
+    def values_per_cpu_s(self) -> float:
+        """Committed, for each CPU second of all of its processes."""
+        return self.phase.committed / self.cpu_s if self.cpu_s else 0.0
+
 
 @dataclass(slots=True)
 class Ceiling:
