@@ -44,7 +44,9 @@ BOMBS = {
     "strings that step back": values(array(12, MOST, struct.pack("<i", -4))),
     "byte strings that step back": values(array(15, MOST, struct.pack("<i", -4))),
     "dimensions without elements": values(b"\xc6" + struct.pack("<iiiii", 1, 7, 2, MOST, MOST)),
-    "dimensions that multiply": values(b"\xc6" + struct.pack("<ii", 1, 7) + struct.pack("<1000i", *[MOST] * 1000)),
+    "dimensions that multiply": values(
+        b"\xc6" + struct.pack("<iii", 1, 7, 1000) + struct.pack("<1000i", *[MOST] * 1000)
+    ),
     "negative dimensions": values(b"\xc6" + struct.pack("<iiiii", 1, 7, 2, -1, -1)),
     "answers without bytes": HEADER + struct.pack("<i", MOST),
     "a string table without end": HEADER[:-7] + struct.pack("<ii", MOST, -4) + bytes(40),
@@ -96,6 +98,16 @@ def test_a_matrix_keeps_its_shape(value: list[Any]) -> None:
     response.Results = [ua.DataValue(variant)]
     (read,) = struct_from_binary(ua.ReadResponse, Buffer(struct_to_binary(response))).Results
     assert read.Value.Value == value
+
+
+@pytest.mark.parametrize("other", ["another service", "a fault without a reason"])
+def test_an_answer_to_something_else_is_none(other: str) -> None:
+    """The fields of one answer are not read out of the bytes of another."""
+    body = bodies.transferred_answer() if other == "another service" else bodies.fault(0)
+    link = AnsweringLink([body])
+    link.open()
+    with pytest.raises(DeviceProtocolError, match="CreateSubscription: the server answered something else"):
+        create_subscription(open_client(link), FAST, 1000.0)
 
 
 # ---- Publish

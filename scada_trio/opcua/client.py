@@ -30,7 +30,7 @@ from opcua.ua.ua_binary import struct_from_binary, struct_to_binary
 from scada_trio import __version__
 from scada_trio.errors import DeviceError, DeviceProtocolError, DeviceUnreachable
 from scada_trio.opcua.bounds import allow_few
-from scada_trio.opcua.faults import MALFORMED
+from scada_trio.opcua.faults import MALFORMED, check_answer
 from scada_trio.opcua.policies import ChannelSecurity
 from scada_trio.opcua.transport import MAX_MESSAGE_BYTES, MAX_MESSAGE_CHUNKS, error_of_err_frame
 
@@ -107,7 +107,7 @@ class LinkSocket(UASocketClient):  # type: ignore[misc]
         if callback is not None:
             return None
         answer = self._await(future)
-        self.check_answer(answer, "")
+        check_answer(answer, request)
         return answer
 
     def _await(self, future: Future[Any]) -> Any:
@@ -312,7 +312,7 @@ class LinkSocket(UASocketClient):  # type: ignore[misc]
         def adopt(answer: Future[Buffer]) -> None:
             try:
                 body = allow_few(answer.result())
-                self.check_answer(body, "")
+                check_answer(body, request)
                 response = struct_from_binary(ua.OpenSecureChannelResponse, body)
                 response.ResponseHeader.ServiceResult.check()
                 if len(response.Parameters.ServerNonce or b"") < self._connection.security_policy.symmetric_key_size:

@@ -13,11 +13,11 @@ import trio
 from opcua import ua
 from opcua.common.connection import SecureConnection
 from opcua.common.utils import Buffer
-from opcua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary
+from opcua.ua.ua_binary import struct_from_binary, struct_to_binary
 
 from scada_trio.errors import DeviceProtocolError, DeviceUnreachable
 from scada_trio.opcua.bounds import allow_few
-from scada_trio.opcua.faults import MALFORMED, translated
+from scada_trio.opcua.faults import MALFORMED, check_answer, translated
 from scada_trio.opcua.transport import (
     MAX_CHUNK_BYTES,
     Endpoint,
@@ -76,12 +76,7 @@ class _Exchange:
         await self._send(request, message_type)
         body = allow_few(await self._receive())
         with translated(name):
-            answer = body.copy()
-            kind = nodeid_from_binary(answer).Identifier
-            if kind == ua.ObjectIds.ServiceFault_Encoding_DefaultBinary:
-                struct_from_binary(ua.ResponseHeader, answer).ServiceResult.check()
-            if kind != response_type().TypeId.Identifier:
-                raise DeviceProtocolError(f"{name}: the server answered something else")
+            check_answer(body, request)
             response = struct_from_binary(response_type, body)
             response.ResponseHeader.ServiceResult.check()
             return response

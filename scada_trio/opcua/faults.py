@@ -1,6 +1,7 @@
 """What a device's status code, a broken socket or unreadable bytes mean to the rest of the service.
 
-Owns the one table from OPC UA status codes to the errors of `scada_trio.errors`. Knows no session; starts nothing.
+Owns the one table from OPC UA status codes to the errors of `scada_trio.errors`, and what an answer must be. Knows no
+session; starts nothing.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import concurrent.futures
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 from opcua import ua
 from opcua.ua.status_codes import get_name_and_doc
+from opcua.ua.ua_binary import nodeid_from_binary, struct_from_binary
 
 from scada_trio.errors import DeviceError, DeviceProtocolError, DeviceRefused, DeviceUnreachable
 
@@ -103,6 +105,22 @@ def translated(context: str) -> Iterator[None]:
         raise DeviceUnreachable(f"{context}: {error.strerror or error}") from error
     except MALFORMED as error:
         raise DeviceProtocolError(f"{context}: the answer cannot be read ({type(error).__name__})") from error
+
+
+def check_answer(body: Any, request: Any) -> None:
+    """Look at the type of ``body``, a buffer that is not moved on: is it the answer to ``request``?
+
+    Raises ``UaStatusCodeError`` for a fault and `DeviceProtocolError` for anything else: python-opcua would read the
+    fields of one answer out of the bytes of another.
+    """
+    answer = body.copy()
+    kind = nodeid_from_binary(answer)
+    service = type(request).__name__.removesuffix("Request")
+    if kind.Identifier == ua.ObjectIds.ServiceFault_Encoding_DefaultBinary:
+        struct_from_binary(ua.ResponseHeader, answer).ServiceResult.check()
+    wanted = getattr(ua.ObjectIds, f"{service}Response_Encoding_DefaultBinary")
+    if (kind.NamespaceIndex, kind.Identifier) != (0, wanted):
+        raise DeviceProtocolError(f"{service}: the server answered something else")
 
 
 def one_line(text: str) -> str:
