@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scada_trio.errors import DeviceError
+from scada_trio.errors import DeviceError, leaves
 
 LIMIT_S = 1.0
 """Processor time for one input, of 64 KiB at most."""
@@ -39,10 +39,12 @@ class Finding:
     report: str
 
 
-def judge(run: Callable[[bytes], None], data: bytes, *, count_memory: bool = False) -> Finding | None:
+def judge(
+    run: Callable[[bytes], None], data: bytes, *, count_memory: bool = False, limit_s: float = LIMIT_S
+) -> Finding | None:
     """Run a target on an input. ``count_memory`` costs thrice the time; without it `MemoryError` tells."""
     try:
-        with _limited_time():
+        with _limited_time(limit_s):
             if not count_memory:
                 run(data)
                 return None
@@ -56,18 +58,18 @@ def judge(run: Callable[[bytes], None], data: bytes, *, count_memory: bool = Fal
                 return Finding("memory", f"it held {peak} bytes at one moment; {LIMIT_BYTES} are allowed")
     except DeviceError:
         return None
-    except (Exception, TooSlow, Wrong) as error:  # noqa: BLE001 -- this is where the unexpected is wanted
+    except (Exception, BaseExceptionGroup, TooSlow, Wrong) as error:  # noqa: BLE001 -- where the unexpected is wanted
         return _finding(error)
     return None
 
 
 @contextmanager
-def _limited_time() -> Iterator[None]:
+def _limited_time(limit_s: float) -> Iterator[None]:
     def stop(*_: object) -> None:
-        raise TooSlow(f"more than {LIMIT_S:g} s of the processor")
+        raise TooSlow(f"more than {limit_s:g} s of the processor")
 
     before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT_S)
+    signal.setitimer(signal.ITIMER_VIRTUAL, limit_s)
     try:
         yield
     finally:
@@ -76,11 +78,12 @@ def _limited_time() -> Iterator[None]:
 
 
 def _finding(error: BaseException) -> Finding:
+    report = "".join(traceback.format_exception(error))
+    error = next(leaves(error))
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if f"/{_PACKAGE}/" in frame.filename] or frames
     last = own[-1]
     where = f"{Path(last.filename).name}:{last.name}"
     # An alarm rings anywhere in a loop: only the function of ours that runs the loop names it.
     line = "" if isinstance(error, TooSlow) else f":{last.lineno}"
-    report = "".join(traceback.format_exception(error))
     return Finding(f"{type(error).__name__}-{where}{line}", report)

@@ -29,6 +29,7 @@ from tests.publish_bytes import ARRIVAL_US, VARIANTS, _reason, capture, data_cha
 MAKERS = ("asyncua", "open62541", "node-opcua")
 AGAIN, TWO = b"\1", b"\2"
 _SCALED = 7
+_NESTED = {"structure", "variant", "data_value", "array"}
 _YEAR_1601, _YEAR_9999 = datetime(1601, 1, 1), datetime(9999, 12, 31, 23, 59, 59)
 
 
@@ -68,8 +69,9 @@ def _play(decode: Decode, kind: Any, body: bytes) -> None:
         _compare(_Content.of(decode(body, HANDLES, ARRIVAL_US)), _Content.of(slow))
     if fast.block is not None and len(fast.block) > len(body) // 5:
         raise Wrong("more readings than the message has room for")
-    # The stock decoder reads whatever has bit 0 in its form as binary; Part 6, 5.2.2.15 knows three forms only.
-    stock = None if fast.ignored else _stock(kind, body)
+    # The stock decoder knows an extension object by one bit of its form, and a variant in a variant as its
+    # value: what comes after one of these it may read at another place than Part 6 has it.
+    stock = None if fast.ignored or _NESTED & fast.unstorable.keys() else _stock(kind, body)
     if stock is not None:
         _compare(_Content.of(fast), stock)
 
