@@ -9,16 +9,8 @@ from typing import Any
 import pytest
 
 from scada_trio.desired import SecurityMode
-from tests.fix_api import (
-    ABSENT,
-    CONNECTION,
-    TENANT,
-    WELL,
-    FakeBackend,
-    ServedApi,
-    connection_fields,
-    run_node_client,
-)
+from tests.fake_backend import ABSENT, CONNECTION, TENANT, WELL, FakeBackend
+from tests.fix_api import ServedApi, connection_fields, run_node_client
 
 FIRST_S = 1_700_000_000
 

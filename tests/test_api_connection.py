@@ -8,7 +8,8 @@ import pytest
 from scada_trio.losses import Loss, LossReason
 from scada_trio.sampling import Sampling
 from scada_trio.status import ConnectionState, RefusedTag, RevisedItem, Revisions, SubscriptionTerms
-from tests.fix_api import CONNECTION, TENANT, Call, FakeBackend, connection_fields
+from tests.fake_backend import CONNECTION, TENANT, FakeBackend
+from tests.fix_api import Call, connection_fields
 
 
 async def test_a_connection_is_shown_with_refusals_and_losses(backend: FakeBackend, call: Call) -> None:

@@ -19,7 +19,8 @@ from scada_trio.nodes import BrowseQuery, WalkPlace, parse_query
 from scada_trio.opcua.pki import Pki
 from tests.devices.control import FIELD_OPTION
 from tests.devices.vast import VastDevice
-from tests.fix_api import CONNECTION, TENANT, Call, FakeBackend, LogLines
+from tests.fake_backend import CONNECTION, TENANT, FakeBackend
+from tests.fix_api import Call, LogLines
 from tests.fix_devices import FAST, ROOT, free_port, open_device, tag
 from tests.fix_postgres import PostgresServer
 from tests.fix_service import RunningService, open_service

@@ -13,7 +13,8 @@ import trio
 from google.protobuf import json_format
 
 from scada_trio.api._generated import scada_pb2
-from tests.fix_api import ABSENT, CONNECTION, MESSAGES, TAG, ServedApi, connection_fields, grpcio_call, grpcio_stream
+from tests.fake_backend import ABSENT, CONNECTION, TAG
+from tests.fix_api import MESSAGES, ServedApi, connection_fields, grpcio_call, grpcio_stream
 
 TEXT = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
 EXAMPLE = re.compile(

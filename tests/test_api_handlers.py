@@ -16,7 +16,8 @@ from scada_trio.errors import (
     DatabaseUnavailable,
     UnknownTenant,
 )
-from tests.fix_api import ABSENT, CONNECTION, TAG, TENANT, WELL, Call, FakeBackend, LogLines, connection_fields
+from tests.fake_backend import ABSENT, CONNECTION, TAG, TENANT, WELL, FakeBackend
+from tests.fix_api import Call, LogLines, connection_fields
 
 FIRST_S = 1_700_000_000
 

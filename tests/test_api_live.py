@@ -16,7 +16,8 @@ import trio
 from pydantic import SecretStr
 
 from scada_trio.readings import ReadingBlock
-from tests.fix_api import ABSENT, TENANT, WELL, FakeBackend, ServedApi, eventually, grpcio_stream
+from tests.fake_backend import ABSENT, TENANT, WELL, FakeBackend
+from tests.fix_api import ServedApi, eventually, grpcio_stream
 from tests.fix_devices import open_device, tag
 from tests.fix_postgres import PostgresServer
 from tests.fix_service import open_service

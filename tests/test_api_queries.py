@@ -12,7 +12,8 @@ import trio
 from scada_trio.api import questions
 from scada_trio.api._generated import scada_pb2
 from scada_trio.queries import Aggregate, Resolution
-from tests.fix_api import ABSENT, TENANT, WELL, Call, FakeBackend, ServedApi, eventually, grpcio_call, grpcio_stream
+from tests.fake_backend import ABSENT, TENANT, WELL, FakeBackend
+from tests.fix_api import Call, ServedApi, eventually, grpcio_call, grpcio_stream
 
 FIRST_S = 1_700_000_000
 FIRST_US = FIRST_S * 1_000_000

@@ -28,20 +28,8 @@ from scada_trio.api.rights import (
 from scada_trio.audit import Actor
 from scada_trio.config import GrpcAccessSettings
 from scada_trio.errors import IdTaken
-from tests.fix_api import (
-    ABSENT,
-    CONNECTION,
-    MESSAGES,
-    TENANT,
-    WELL,
-    FakeBackend,
-    LogLines,
-    ServeApi,
-    connection_fields,
-    eventually,
-    grpcio_call,
-    grpcio_stream,
-)
+from tests.fake_backend import ABSENT, CONNECTION, TENANT, WELL, FakeBackend
+from tests.fix_api import MESSAGES, LogLines, ServeApi, connection_fields, eventually, grpcio_call, grpcio_stream
 from tests.fix_pki import Made, make
 from tests.fix_tls import CLIENT_URI, ApiPki
 

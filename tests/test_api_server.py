@@ -24,7 +24,8 @@ from scada_trio.api._generated import scada_pb2
 from scada_trio.api._generated.scada_grpc import ScadaServiceStub
 from scada_trio.api.server import serve_grpc
 from scada_trio.errors import ConfigError
-from tests.fix_api import TENANT, FakeBackend, LogLines, ServeApi, ServedApi, eventually, grpcio_call
+from tests.fake_backend import TENANT, FakeBackend
+from tests.fix_api import LogLines, ServeApi, ServedApi, eventually, grpcio_call
 
 STATS = "/scada.ScadaService/GetAggregatorStats"
 MIB = 1 << 20

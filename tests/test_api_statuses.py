@@ -19,7 +19,8 @@ from scada_trio.errors import (
     UnknownConnection,
     UnknownTenant,
 )
-from tests.fix_api import ABSENT, CONNECTION, TENANT, WELL, Call, FakeBackend, ServeApi, connection_fields
+from tests.fake_backend import ABSENT, CONNECTION, TENANT, WELL, FakeBackend
+from tests.fix_api import Call, ServeApi, connection_fields
 
 KINDS = {
     message.DESCRIPTOR.full_name: message

@@ -16,7 +16,8 @@ import trio
 from scada_trio.api.access import Access
 from scada_trio.config import GrpcAccessSettings, Settings
 from scada_trio.errors import ConfigError
-from tests.fix_api import TENANT, FakeBackend, LogLines, ServeApi, eventually, grpcio_call, grpcio_stream
+from tests.fake_backend import TENANT, FakeBackend
+from tests.fix_api import LogLines, ServeApi, eventually, grpcio_call, grpcio_stream
 from tests.fix_pki import NOW, Made, make
 from tests.fix_tls import ApiPki, key_pem, pem
 

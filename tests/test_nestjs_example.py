@@ -14,7 +14,7 @@ import trio
 from pydantic import SecretStr
 
 from scada_trio.opcua.pki import Pki
-from tests.fix_api import ABSENT
+from tests.fake_backend import ABSENT
 from tests.fix_devices import free_port, open_device
 from tests.fix_postgres import PostgresServer, fetch
 from tests.fix_service import SECRETS, open_service, write_series

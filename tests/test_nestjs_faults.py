@@ -15,8 +15,9 @@ import trio
 
 from scada_trio.errors import DatabaseUnavailable
 from scada_trio.readings import ReadingBlock
-from tests.fix_api import TENANT, FakeBackend, ServeApi, eventually, node
-from tests.fix_api import WELL as SERVED_WELL
+from tests.fake_backend import TENANT, FakeBackend
+from tests.fake_backend import WELL as SERVED_WELL
+from tests.fix_api import ServeApi, eventually, node
 from tests.fix_postgres import PostgresServer, fetch
 from tests.fix_service import WITHIN_S
 from tests.fix_webapp import EXAMPLE, mapping, npm, open_nest, run, tls_before
