@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from scada_trio.accounts import Ledger
 from scada_trio.readings import TagTable
@@ -49,6 +50,16 @@ class IngestedCounts:
         self.counts[: len(added)] += added
 
 
+class _Series:
+    """The samples of a family, made while they are rendered: ten thousand at once are 8 MB."""
+
+    def __init__(self, make: Callable[[], Iterator[Sample]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self._make()
+
+
 class IngestedCollector(Collector):
     """`scada_readings_ingested_total` from the tenants' columns; called in the thread that renders."""
 
@@ -62,13 +73,17 @@ class IngestedCollector(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         """The families as they are now."""
         family = self._family()
+        family.samples = _Series(self._samples)  # type: ignore[assignment]  # what iterates over it is all that is asked
+        yield family
+
+    def _samples(self) -> Iterator[Sample]:
         for tenant in list(self.tenants.values()):
             counts = tenant.counts.tolist()
             for index in range(min(len(tenant.tags), len(counts))):
                 if counts[index]:
                     well_id, node_id = tenant.tags.key(index)
-                    family.add_metric([tenant.tenant_id, str(well_id), node_id], counts[index])
-        yield family
+                    labels = {"tenant_id": tenant.tenant_id, "well_id": str(well_id), "tag_node_id": node_id}
+                    yield Sample("scada_readings_ingested_total", labels, counts[index])
 
     @staticmethod
     def _family() -> CounterMetricFamily:

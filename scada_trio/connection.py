@@ -38,7 +38,7 @@ from scada_trio.opcua.pki import Pki
 from scada_trio.opcua.session import Session, open_session
 from scada_trio.opcua.subscription import Subscription
 from scada_trio.opcua.takeover import TakeoverUnanswered
-from scada_trio.opcua.transport import DeviceAway, knock, parse_endpoint
+from scada_trio.opcua.transport import DeviceAway, has_name, knock, parse_endpoint
 from scada_trio.readings import TagTable
 from scada_trio.status import ConnectionState, ConnectionStatus, Revisions
 
@@ -47,6 +47,8 @@ _SETTLED_AFTER_S: Final = 60.0
 
 _KNOCK_S: Final = 8.0
 """A device that is away is looked for at random times, this long apart at most."""
+
+_NO_LOOKUPS: Final = trio.CapacityLimiter(1)  # for connections that have an address
 
 
 class InternalFault(DeviceError):
@@ -87,16 +89,14 @@ class Connection:
         self._keeper = Keeper(spec.connection_id, self._memory, tags, outbox, self, leaves=memory is not None)
         self._tags = tags
         self._outbox = outbox
-        self._limiter = limiter
-        self._connecting = connecting
-        self._resolving = trio.CapacityLimiter(1)  # a name that does not resolve holds up this connection only
+        self._limiter, self._connecting = limiter, connecting
+        self._lookups: trio.CapacityLimiter | None = None
         self._settings = settings
         self._pki = pki
         self._metrics = metrics
         self._changed = trio.Event()
         self._attempt_scope: trio.CancelScope | None = None
-        self._delays = self._new_delays()
-        self._knocks = full_jitter(_KNOCK_S, cap_s=_KNOCK_S)
+        self._delays: Iterator[float] | None = None  # as long as nothing has failed
         self._failures = FailureLog(spec)
 
     def discard(self) -> None:
@@ -281,9 +281,9 @@ class Connection:
         if given_up:
             delay_s = settings.slow_retry_s
         elif isinstance(error, DeviceRefused):
-            delay_s = settings.max_backoff_s + next(self._delays)
+            delay_s = settings.max_backoff_s + self._next_delay()
         else:
-            delay_s = next(self._delays)
+            delay_s = self._next_delay()
         if isinstance(error, DeviceRefused):
             self.status.enter(ConnectionState.REFUSED)
         else:
@@ -306,7 +306,7 @@ class Connection:
         endpoint = parse_endpoint(self.spec.endpoint_url)
         heard = False
         while not heard:
-            await trio.sleep(next(self._knocks))
+            await trio.sleep(next(full_jitter(_KNOCK_S)))
             with trio.move_on_after(_KNOCK_S):
                 heard = await knock(endpoint, resolving=self._resolving)
         waiting.cancel()
@@ -317,16 +317,24 @@ class Connection:
 
     def _note(self, error: DeviceError) -> None:
         self.status.attempts_failed += 1
-        self.status.last_error = str(error)
-        self.status.last_error_type = error.error_type
+        self.status.last_error, self.status.last_error_type = str(error), error.error_type
         self._metrics.connection_error(self.spec.connection_id, error.error_type)
 
     def _forget_failures(self) -> None:
         self.status.attempts_failed = 0
-        self._delays = self._new_delays()
+        self._delays = None
 
-    def _new_delays(self) -> Iterator[float]:
-        return full_jitter(self._settings.reconnect_delay_s, cap_s=self._settings.max_backoff_s)
+    def _next_delay(self) -> float:
+        if self._delays is None:
+            self._delays = full_jitter(self._settings.reconnect_delay_s, cap_s=self._settings.max_backoff_s)
+        return next(self._delays)
+
+    @property
+    def _resolving(self) -> trio.CapacityLimiter:
+        """Of its own where there is a name: one that does not resolve holds up this connection only."""
+        if self._lookups is None and has_name(self.spec.endpoint_url):
+            self._lookups = trio.CapacityLimiter(1)
+        return self._lookups or _NO_LOOKUPS
 
     # ---- what the intake sees (`KeeperObserver`)
 

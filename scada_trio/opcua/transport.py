@@ -60,6 +60,17 @@ def parse_endpoint(url: str) -> Endpoint:
     return Endpoint(url, host, port or 4840)
 
 
+def has_name(url: str) -> bool:
+    """Whether the host of ``url`` has to be looked up; not where it cannot be read."""
+    try:
+        ipaddress.ip_address(parse_endpoint(url).host)
+    except DeviceRefused:
+        return False
+    except ValueError:
+        return True
+    return False
+
+
 class FrameBuffer:
     """Cuts a byte stream into OPC UA frames (Part 6, 7.1.2.2), each at most ``MAX_CHUNK_BYTES``."""
 
