@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import sys
+from itertools import count
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -17,6 +20,12 @@ _M_ARENA_MAX: Final = -8  # mallopt(3)
 _THRESHOLDS: Final = (5_000, 10, 20)
 _TURN_S: Final = 0.001
 _GIVE_BACK_EVERY_S: Final = 10.0
+_LOADED_AFTER: Final = 2  # turns
+_MADV_DONTNEED: Final = 4  # madvise(2)
+
+# proc(5), smaps: "start-end perms offset device inode path"; private and not writable
+_LIBRARY_PART: Final = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r-[x-]p \S+ \S+ \d+ +/\S*\.so[.\d]*\n")
+_ANY_PART: Final = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
 
 
 def use_one_arena() -> bool:
@@ -57,12 +66,39 @@ async def give_back() -> None:
     """Return free pages to the system every ten seconds; returns only when cancelled, at once where malloc cannot.
 
     What the configuration and a thousand log-ins took for a moment lies between what stays: 11 MB of a heap of 45 that
-    malloc keeps for itself. It takes 2 ms, without Python's lock.
+    malloc keeps for itself. It takes 2 ms, without Python's lock. Once, after the start, `forget_loading` too.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):
         return
-    while True:
+    for turn in count(1):
         await trio.sleep(_GIVE_BACK_EVERY_S)
         await trio.to_thread.run_sync(trim, 0)
+        if turn == _LOADED_AFTER:
+            await trio.to_thread.run_sync(forget_loading)
+
+
+def forget_loading() -> int:
+    """Unmap the pages of shared libraries' files; returns of how many parts. Those in use are mapped again at a touch.
+
+    Linking a library reads most of it once, code and tables for relocation, and what is read stays mapped: 40 MB, of
+    which a running service touches half. The pages stay in the system's cache, which takes them back when it needs
+    room, mapped or not: what becomes less is what this process is shown to hold. Parts that linking has written to, and
+    all that is not a library's, are left alone.
+    """
+    parts = []
+    try:
+        libc = ctypes.CDLL(None)
+        libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        with Path("/proc/self/smaps").open(encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                if found := _LIBRARY_PART.match(line):
+                    parts.append((int(found[1], 16), int(found[2], 16)))
+                elif _ANY_PART.match(line):
+                    parts.append((0, 0))
+                elif line.startswith("Anonymous:") and line.split()[1] != "0":
+                    parts[-1] = (0, 0)
+    except (AttributeError, OSError, TypeError):
+        return 0
+    return sum(libc.madvise(start, end - start, _MADV_DONTNEED) == 0 for start, end in parts if start)

@@ -249,3 +249,35 @@ def test_threads_take_short_turns() -> None:
     """The event loop waits a millisecond for whoever computes, not five."""
     program = "import sys, scada_trio.allocator as a; a.take_short_turns(); print(sys.getswitchinterval())"
     assert float(_python(program)) == 0.001
+
+
+FORGOTTEN = """
+import scada_trio.cli
+scada_trio.cli.load_service()
+from scada_trio.allocator import forget_loading
+def resident():
+    with open("/proc/self/smaps_rollup") as file:
+        sizes = {line.split()[0]: line.split()[1] for line in file}
+    return int(sizes["Rss:"]), int(sizes["Anonymous:"])
+files, written = resident()
+assert forget_loading() > 10
+files_left, written_left = resident()
+print(files - files_left, written - written_left)
+import hashlib, sqlite3
+import numpy as np
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from psycopg import pq
+assert np.linalg.inv(np.eye(9)).sum() == 9.0
+assert AESGCM(bytes(32)).decrypt(bytes(16), AESGCM(bytes(32)).encrypt(bytes(16), b"kept", None), None) == b"kept"
+assert sqlite3.connect(":memory:").execute("SELECT 1").fetchone() == (1,)
+assert hashlib.sha256(b"").hexdigest().startswith("e3b0c442")
+assert pq.version() > 0
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system's own call")
+def test_what_only_loading_read_is_unmapped() -> None:
+    """10 MB of the libraries' files at least; nothing that was written to, and every library works as before."""
+    files_kb, written_kb = map(int, _python(FORGOTTEN).split())
+    assert files_kb > 10_000
+    assert abs(written_kb) < 1_000
