@@ -7,9 +7,8 @@ threads, database connections. The service starts it and restarts it if it fails
       ├─ writer       ◄── batches ──┐
       ├─ aggregator   ◄── deliveries ┴─┐
       ├─ upkeep of journal, partitions │
-      └─ nursery of the connections    │
-           ├─ one task a connection ───┤
-           └─ deliveries that wait ────┘
+      └─ nursery of the connections ───┘
+           └─ one task a connection, and one for the deliveries that wait
 
 Stopping cancels the connections' nursery only. Their channel end closes, the aggregator flushes, the writer finishes,
 and a deadline on the tenant's nursery bounds all of it. What could not be written by then stays in the journal.
@@ -53,8 +52,8 @@ log = structlog.get_logger()
 _DELIVERIES_WAITING = 256  # blocks between connections and aggregator: a turn of the loop at 1,000 connections
 _DEVICE_THREADS = 8  # control calls of one tenant at a time
 _CONNECTING = 32  # links of one tenant in their connect phase at a time
-_MAINTENANCE_S = 3600.0
-_MAINTENANCE_RETRY_S = 30.0
+_STARTED_A_TURN = 16  # connections; a thousand in one turn of the loop would hold it for half a second
+_MAINTENANCE_S, _MAINTENANCE_RETRY_S = 3600.0, 30.0
 _LEDGER_TIMEOUT_S = 2.0
 
 
@@ -306,7 +305,9 @@ class Tenant:
                 self._connections.pop(connection_id).discard()
                 self._scopes.pop(connection_id).cancel()
                 log.info("connection stopped", connection_id=str(connection_id))
-            for connection_id, spec in wanted.items():
+            for number, (connection_id, spec) in enumerate(wanted.items(), start=1):
+                if number % _STARTED_A_TURN == 0:
+                    await trio.lowlevel.checkpoint()
                 running = self._connections.get(connection_id)
                 if running is None:
                     connection = Connection(
@@ -321,8 +322,7 @@ class Tenant:
                         memory=journal,
                     )
                     scope = trio.CancelScope()
-                    self._connections[connection_id] = connection
-                    self._scopes[connection_id] = scope
+                    self._connections[connection_id], self._scopes[connection_id] = connection, scope
                     nursery.start_soon(_run_in_scope, connection.run, scope, name=f"connection {connection_id}")
                 elif running.spec != spec:
                     running.update(spec)
