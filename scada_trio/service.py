@@ -18,9 +18,10 @@ started again with back-off; no other tenant notices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Literal
 from uuid import UUID
 
@@ -76,7 +77,6 @@ class Service:
         self._secrets = secrets
         self._metrics = metrics
         self._pki = Pki(settings.pki)
-        metrics.watch_certificates(self._pki.expiries)
         self._registry = Registry(master, secrets)
         self._tenants: dict[UUID, Tenant] = {}
         self._unusable: dict[UUID, TenantSpec] = {}
@@ -88,6 +88,8 @@ class Service:
         self._master_state = MasterState(master)
         self._denials = DenialLog(master.record_denials)
         self._access = Access(settings.grpc_access, self._note_denied)
+        self._web_access = WebAccess(settings.web_access)
+        metrics.watch_certificates(self._certificate_ends)
         self._board = StatusBoard(self.snapshots)
         self._explorer = Explorer(settings.device, self._pki)
         self._answers = Answers(
@@ -118,7 +120,7 @@ class Service:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(measure_loop_lag, self._metrics.observe_loop_lag, name="event loop lag")
             nursery.start_soon(give_back, name="free memory")
-            web = WebAccess(settings.web_access)
+            web = self._web_access
             app = create_app(self._metrics, self.readiness, self._board, web)
             serve = partial(serve_http, app, host=settings.metrics_host, port=settings.metrics_port, access=web)
             http = await nursery.start(serve, name="HTTP server")
@@ -249,6 +251,9 @@ class Service:
             self._wake_up()  # it may be wanted again, with another database
 
     # --- state
+
+    def _certificate_ends(self) -> Iterable[tuple[str, str, float]]:
+        return chain(self._pki.expiries(), self._access.tls.expiries(), self._web_access.tls.expiries())
 
     def _note_denied(self, denial: Denial) -> None:
         self._metrics.grpc_denied(denial.reason).inc()

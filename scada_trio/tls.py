@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 import trio
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from scada_trio.errors import ConfigError, ScadaError
 
@@ -55,6 +56,15 @@ class TlsFiles:
         return (self.certificate, self.key, *([self.client_ca] if self.client_ca else []))
 
 
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """A context, the thumbprint of its certificate and when that ends, Unix seconds."""
+
+    context: ssl.SSLContext
+    thumbprint: str
+    ends_at: float
+
+
 def state_of(paths: Iterable[Path]) -> tuple[object, ...]:
     """Something that differs when one of the files has changed, links and the replacing of whole files included."""
     found: list[object] = []
@@ -68,7 +78,7 @@ def state_of(paths: Iterable[Path]) -> tuple[object, ...]:
     return tuple(found)
 
 
-def load_tls(files: TlsFiles, on_refused: Callable[[str], None]) -> ssl.SSLContext:
+def load_tls(files: TlsFiles, on_refused: Callable[[str], None]) -> Tls:
     """A context of TLS 1.2 or later, fit for HTTP/2; ``on_refused`` is told why a handshake failed. Blocks.
 
     Raises `TlsUnusable` where the pair does not belong together, has ended or cannot be read.
@@ -80,7 +90,7 @@ def load_tls(files: TlsFiles, on_refused: Callable[[str], None]) -> ssl.SSLConte
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.sslobject_class = type("_Handshake", (_Handshake,), {"on_refused": staticmethod(on_refused)})
     certificate_name, key_name, ca_name = (f"{files.server}_TLS_{name}" for name in ("CERT", "KEY", "CLIENT_CA"))
-    _check_certificate(certificate_name, files.certificate)
+    certificate = _certificate(certificate_name, files.certificate)
     try:
         context.load_cert_chain(files.certificate, files.key, password=lambda: "")
     except OSError as error:
@@ -93,10 +103,11 @@ def load_tls(files: TlsFiles, on_refused: Callable[[str], None]) -> ssl.SSLConte
             reason = error.strerror if not isinstance(error, ssl.SSLError) else "holds no PEM certificate"
             raise TlsUnusable(ca_name, f"{reason}: {files.client_ca}") from None
         context.verify_mode = ssl.CERT_REQUIRED
-    return context
+    thumbprint = certificate.fingerprint(hashes.SHA1()).hex()  # noqa: S303 -- a name, on which nothing rests
+    return Tls(context, thumbprint, certificate.not_valid_after_utc.timestamp())
 
 
-def _check_certificate(variable: str, path: Path) -> None:
+def _certificate(variable: str, path: Path) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except OSError as error:
@@ -106,6 +117,7 @@ def _check_certificate(variable: str, path: Path) -> None:
     ends_at = certificate.not_valid_after_utc
     if ends_at.timestamp() < time.time():
         raise TlsUnusable(variable, f"has ended on {ends_at:%Y-%m-%d}: {path}")
+    return certificate
 
 
 class _Handshake(ssl.SSLObject):
@@ -124,13 +136,23 @@ class _Handshake(ssl.SSLObject):
 
 
 class FollowedTls:
-    """What ``files`` hold, None: no TLS. ``context`` is for who connects next, after `load`."""
+    """What ``files`` hold, None: no TLS; there is a context after `load`."""
 
     def __init__(self, files: TlsFiles | None, on_refused: Callable[[str], None] = lambda reason: None) -> None:
-        self.context: ssl.SSLContext | None = None
+        self._tls: Tls | None = None
         self.files = files
         self._on_refused = on_refused
         self._state: object = None
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """For who connects next; None: no TLS."""
+        return None if self._tls is None else self._tls.context
+
+    def expiries(self) -> Iterator[tuple[str, str, float]]:
+        """(``grpc`` or ``metrics``, thumbprint, Unix seconds of its end) of the certificate, where there is one."""
+        if self.files is not None and self._tls is not None:
+            yield self.files.server.lower(), self._tls.thumbprint, self._tls.ends_at
 
     def load(self) -> None:
         """Read the files for the first time; raises `ConfigError`. Blocks."""
@@ -139,7 +161,7 @@ class FollowedTls:
         # looked at before they are read: what changes in between is seen at the next look
         self._state = state_of(self.files.paths)
         try:
-            self.context = load_tls(self.files, self._on_refused)
+            self._tls = load_tls(self.files, self._on_refused)
         except TlsUnusable as error:
             raise ConfigError(error.variable, error.reason) from error
 
@@ -153,7 +175,7 @@ class FollowedTls:
         self._state = found
         server = self.files.server
         try:
-            self.context = await trio.to_thread.run_sync(load_tls, self.files, self._on_refused)
+            self._tls = await trio.to_thread.run_sync(load_tls, self.files, self._on_refused)
         except TlsUnusable as error:
             log.error(
                 "a TLS certificate has changed and cannot be used; the old one stays", server=server, error=str(error)

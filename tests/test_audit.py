@@ -268,6 +268,7 @@ async def test_a_denied_call_is_counted_and_written_down(
         await trio.to_thread.run_sync(lambda: denied("ListTenants", stranger))
         metrics = (await running.get("/metrics")).text
         assert 'scada_grpc_denied_total{reason="right"} 1.0' in metrics
+        assert 'scada_certificate_expiry_timestamp_seconds{store="grpc"' in metrics
         assert 'scada_grpc_denied_total{reason="unknown_client"} 1.0' in metrics
     found = fetch(
         running.master_url,

@@ -136,6 +136,9 @@ async def test_a_new_certificate_is_presented_and_clients_stay(
         assert (certificate, protocol) == (second.der, "h2")
         api_pki.install(third)
         await until_presented(port, third)
+        [(store, name, ends_at)] = access.tls.expiries()
+        assert (store, name) == ("metrics", third.thumbprint)
+        assert ends_at == third.certificate.not_valid_after_utc.timestamp()
         assert (await client.get("/healthz")).text == "ok"  # over the connection from before
     assert [line["server"] for line in log_lines() if line["level"] == "ERROR"] == ["METRICS"]
     assert "PRIVATE KEY" not in str(log_lines())

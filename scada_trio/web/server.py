@@ -80,8 +80,9 @@ class _CurrentContext:
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
         """See `ssl.SSLContext`."""
-        assert self._tls.context is not None  # loaded before there was a listener
-        return self._tls.context.wrap_bio(*args, **kwargs)
+        context = self._tls.context
+        assert context is not None  # loaded before there was a listener
+        return context.wrap_bio(*args, **kwargs)
 
 
 def _config(sockets: list[socket.socket], tls: FollowedTls) -> Config:
