@@ -271,7 +271,7 @@ async def test_the_record_is_exactly_what_a_client_was_sent(tmp_path: Path) -> N
 async def test_wells_that_lose_their_power_come_back(tmp_path: Path) -> None:
     """An outage breaks the link and every session; what was on its way is written down, and values come again."""
     record = tmp_path / "record"
-    rates = FaultRates(outages_per_hour=3_000, outage_s=0.3)
+    rates = FaultRates(outages_per_hour=800, outage_s=0.3)
     async with (
         open_field(FieldOptions(2, interval_ms=20, rates=rates, record=record)) as field,
         reading(field) as reader,
