@@ -37,7 +37,7 @@ class Podman:
         )
         storage = home / "storage.conf"
         storage.write_text(f'[storage]\ndriver = "overlay"\ngraphroot = "{home}/storage"\nrunroot = "{home}/run"\n')
-        self._environment = {
+        self.environment = {
             **os.environ,
             "CONTAINERS_CONF": str(engine),
             "CONTAINERS_STORAGE_CONF": str(storage),
@@ -46,7 +46,7 @@ class Podman:
     def __call__(self, *command: str, timeout_s: float = 60.0, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             ["podman", *command],
-            env=self._environment,
+            env=self.environment,
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -166,19 +166,24 @@ def volume(podman: Podman) -> Iterator[str]:
 
 def _base_image(podman: Podman, directory: Path) -> str:
     """Debian with Python, of Debian's packages."""
-    if podman.has(BASE):
-        return BASE
-    if shutil.which("debootstrap") is None:
+    if shutil.which("debootstrap") is None and not podman.has(BASE):
         pytest.skip("debootstrap is not installed, and TEST_PYTHON_IMAGE names no base image")
+    make_debian(podman, directory, BASE, "python3", "python3-venv")
+    return BASE
+
+
+def make_debian(podman: Podman, directory: Path, image: str, *packages: str) -> None:
+    """An image of Debian's packages, if it is not there yet; ``directory`` is for the while."""
+    if podman.has(image):
+        return
     root, archive = directory / "root", directory / "root.tar"
-    command = ["debootstrap", "--variant=minbase", "--include=python3,python3-venv", "bookworm", str(root)]
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", "bookworm", str(root)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True, timeout=120)
-    podman("import", "--quiet", str(archive), BASE, timeout_s=300)
+    podman("import", "--quiet", str(archive), image, timeout_s=300)
     archive.unlink()
     shutil.rmtree(root)
-    return BASE
 
 
 def _pip_settings(directory: Path) -> list[str]:
