@@ -13,7 +13,7 @@ import pytest
 import trio
 from pydantic import SecretStr
 
-from tests.fix_api import node
+from tests.fix_api import eventually, node
 from tests.fix_devices import open_device
 from tests.fix_pki import Made, make
 from tests.fix_postgres import PostgresServer, fetch
@@ -168,6 +168,12 @@ async def test_clients_that_are_refused(
             found = await denials(running)
             assert found["handshake"] >= number
             await until_audited(running, "handshake", ("anonymous", "TLS handshake"))
+        reader = app_files(tmp_path / "misled", make("other servers", ca=True), api_pki.client("dashboard"))
+        async with open_nest(tmp_path, port, **reader) as nest:  # this time it is the application that refuses
+            await refusal(nest, 503, "GET", "/health")
+            await eventually(lambda: "WARN" in nest.log.read_text())
+            assert "unable to verify the first certificate" in nest.log.read_text()
+            assert_tells_nothing(nest.log.read_text())
         assert fetch(running.master_url, "SELECT FROM scada_connections") == []
 
 
