@@ -18,7 +18,7 @@ from opcua.common.utils import Buffer
 from opcua.ua.ua_binary import struct_from_binary
 
 from scada_trio.errors import DeviceError
-from scada_trio.opcua import items
+from scada_trio.opcua import items, wire
 from scada_trio.opcua.faults import MALFORMED
 from scada_trio.opcua.layouts import HandleMap
 from scada_trio.opcua.notifications import PublishResult, decode_publish, decode_republish
@@ -69,9 +69,10 @@ def _play(decode: Decode, kind: Any, body: bytes) -> None:
         _compare(_Content.of(decode(body, HANDLES, ARRIVAL_US)), _Content.of(slow))
     if fast.block is not None and len(fast.block) > len(body) // 5:
         raise Wrong("more readings than the message has room for")
-    # The stock decoder knows an extension object by one bit of its form, and a variant in a variant as its
-    # value: what comes after one of these it may read at another place than Part 6 has it.
-    stock = None if fast.ignored or _NESTED & fast.unstorable.keys() else _stock(kind, body)
+    # The stock decoder knows an extension object by one bit of its form, and a variant in a variant as its value: what
+    # comes after one of these it may read at another place than Part 6 has it.
+    is_plain = not fast.ignored and not _NESTED & fast.unstorable.keys() and _header_form(body) in (0, 1)
+    stock = _stock(kind, body) if is_plain else None
     if stock is not None:
         _compare(_Content.of(fast), stock)
 
@@ -138,6 +139,16 @@ def _compare(left: _Content, right: _Content) -> None:
 
 
 # ---- python-opcua's decoder and the rules of meaning, the slow way
+
+
+def _header_form(body: bytes) -> int:
+    """The form of the additional header of a response that was decoded."""
+    steps = wire.Steps()
+    _, offset = wire.read_type_id(body, 0, steps)
+    offset = wire.skip_diagnostic_info(body, offset + 16, steps)
+    strings, offset = wire.read_length(body, offset)
+    offset = wire.skip_many(wire.skip_string, body, offset, strings, steps)
+    return body[wire.skip_node_id(body, offset, steps)]
 
 
 def _stock(kind: Any, body: bytes) -> _Content | None:
