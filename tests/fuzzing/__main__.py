@@ -29,7 +29,7 @@ _ATHERIS = "atheris==3.0.0"
 def main(
     minutes: Annotated[float, typer.Option(help="All targets together.")] = 20.0,
     target: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(NAMES)}; all without.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is random; the same inputs for the same tree.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of everything that is random but keys and certificates.")] = 1,
     directory: Annotated[Path | None, typer.Option(help="For corpus and findings; a new one without.")] = None,
     replay: Annotated[Path | None, typer.Option(help="Play this input on the one target, and nothing else.")] = None,
 ) -> None:
@@ -45,14 +45,16 @@ def main(
     if find_spec("atheris") is None:
         console.print(f"atheris is not installed: pip install {_ATHERIS}")
         sys.exit(2)
-    folder = directory or Path(tempfile.mkdtemp(prefix="scada-trio-fuzzing-"))
+    folder = (directory or Path(tempfile.mkdtemp(prefix="scada-trio-fuzzing-"))).resolve()
     console.print(f"seed {seed}, corpus and findings in {folder}")
     table = Table("target", "seconds", "inputs", "branches", "findings")
     found = 0
     for name in names:
         seconds = max(1, round(minutes * 60 / len(names)))
-        log = _fuzz(name, seconds, seed, folder)
-        findings = sorted(path.stem for path in (folder / name / "findings").iterdir() if path.suffix != ".txt")
+        status, log = _fuzz(name, seconds, seed, folder)
+        findings = sorted(path.stem for path in (folder / name / "findings").glob("*") if path.suffix != ".txt")
+        if status:
+            findings.append(f"the fuzzer ended with status {status}: {folder / name}.log")
         found += len(findings)
         last = (re.findall(r"#(\d+)\s+DONE\s+cov: (\d+)", log) or [("?", "?")])[-1]
         table.add_row(name, str(seconds), *last, "\n".join(findings) or "none")
@@ -60,15 +62,16 @@ def main(
     sys.exit(1 if found else 0)
 
 
-def _fuzz(name: str, seconds: int, seed: int, folder: Path) -> str:
-    """One target in a process of its own; what it printed, which is kept as its log."""
+def _fuzz(name: str, seconds: int, seed: int, folder: Path) -> tuple[int, str]:
+    """One target in a process of its own: its exit status, and what it printed, which is kept as its log."""
+    folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name}.log"
     command = [sys.executable, "-W", "ignore", "-m", "tests.fuzzing.engine", name, str(seconds), str(seed), str(folder)]
     with log.open("wb") as output:
-        subprocess.run(
+        done = subprocess.run(
             command, cwd=_ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=seconds + _STARTS_WITHIN_S, check=False
         )
-    return log.read_text(errors="replace")
+    return done.returncode, log.read_text(errors="replace")
 
 
 def _replay(name: str, path: Path) -> None:

@@ -63,6 +63,7 @@ def main(name: str, seconds: int, seed: int, folder: Path) -> None:
         f"-artifact_prefix={findings}/",
         "-rss_limit_mb=3000",
         "-timeout=60",  # the oracle's alarm comes first; this one is for what no alarm interrupts
+        "-report_slow_units=120",
         "-print_final_stats=1",
         "-reload=0",
         "-verbosity=1",
