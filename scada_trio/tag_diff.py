@@ -104,6 +104,17 @@ def _sampling(known: Sampling, told: Sampling) -> Sampling:
 
 
 _SHOWN: Final = ("well_id", "node_id", "name", "data_type", "unit", "scaling_factor", "deadband", "deadband_percent")
+COLUMNS: Final = ("change", "tag_id", *_SHOWN)
+"""Of `rows`."""
+
+
+def rows(diff: TagDiff) -> Iterator[tuple[object, ...]]:
+    """The difference for programs, a row a tag: what becomes of it, and the tag as it will be, or was."""
+    tags = [("added", tag) for tag in diff.added]
+    tags += [("changed", after) for _, after in diff.changed]
+    tags += [("removed", tag) for tag in diff.removed]
+    for change, tag in tags:
+        yield (change, tag.tag_id, *(getattr(tag, column) for column in _SHOWN))
 
 
 def lines(diff: TagDiff) -> Iterator[str]:

@@ -11,19 +11,23 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import typer
+from pydantic import SecretStr
 
 from scada_trio.cli.tree import app
+from scada_trio.secrets import SecretBox
 from tests.devices.control import FIELD_OPTION
 from tests.fix_devices import command_of, free_port
 from tests.fix_pki import make
-from tests.fix_postgres import PostgresServer
+from tests.fix_postgres import PostgresServer, fetch
 from tests.test_cli import FAST, KEY, WELL, Cli, drop_tenant_database
 
 ROOT = Path(__file__).parent.parent
@@ -34,10 +38,11 @@ TENANT = "Permian Basin Operating"
 NOT_RUN = {
     r"make\b": "installs, or takes minutes: `make -n` tells that the target exists",
     r"grpcurl\b": "tests/test_api_docs.py calls each method with the request of the document",
-    r"(curl|npm|cd examples)\b": "tests/test_nestjs_example.py starts the application and asks it",
+    r"curl\b": "tests/test_quick_start.py runs the page that they stand on",
+    r"(npm|cd examples)\b": "tests/fix_webapp.py installs, builds and starts the application",
     r"podman\b": "needs an engine: tests/test_container.py does what the Containerfile says",
     r"scada-trio serve$": "does not end: the site below runs it all the while, and README's is run in its place",
-    r"\.venv/bin/scada-trio simulate\b": "does not end: tests/test_simulator.py runs it",
+    r"\.venv/bin/scada-trio simulate\b": "does not end: tests/test_quick_start.py runs it beside",
     r"export SCADA_MASTER_DATABASE_URL": "is for the NestJS application: tests/test_nestjs_example.py",
 }
 PLACEHOLDERS = {
@@ -221,6 +226,48 @@ def test_commands_run(site: Site, command: Command) -> None:
     assert done.returncode in ({0, 1} if fails else {0}), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stdout + done.stderr
+
+
+def documented_fields() -> dict[str, list[str]]:
+    """Of docs/commands.md: the fields of each command's JSON."""
+    rows = re.findall(
+        r"^\| `([a-z ]+)` \| (`.+`) \|$", (ROOT / "docs" / "commands.md").read_text("utf-8"), re.MULTILINE
+    )
+    return {name: re.findall(r"`(\w+)`", fields) for name, fields in rows}
+
+
+@pytest.mark.parametrize("name", sorted(documented_fields()))
+def test_json_is_json_with_the_documented_fields(site: Site, name: str) -> None:
+    """And nothing else is on standard output; losses and refused readings are put there by SQL."""
+    own = {
+        "connection test": [site.device],
+        "query": ["--tenant", TENANT, "--well", WELL, "--since", "1d"],
+        "import": ["rtu-17", "--path", "Field/**", "--well", str(uuid4())],
+        "losses": ["--tenant", TENANT],
+        "quarantine list": ["--tenant", TENANT],
+    }
+    encrypted = fetch(
+        SecretStr(site.cli.env["DATABASE_URL"]), "SELECT database_url FROM tenants WHERE name = %s", TENANT
+    )[0][0]
+    url = SecretBox(SecretStr(KEY)).decrypt(encrypted)
+    with_rows = {
+        "losses": "INSERT INTO scada_loss (reason, from_time, to_time) VALUES ('dropped', now(), now())",
+        "quarantine list": "INSERT INTO scada_quarantine (timestamp, time_us, well_id, tag_node_id, value, quality,"
+        " sqlstate, reason, journal_id, batch_seq)"
+        " VALUES (now(), 1, gen_random_uuid(), 'ns=1;s=x', 1, 'Good', '23514', 'a test', gen_random_uuid(), 1)",
+    }
+    if name in with_rows:
+        fetch(url, with_rows[name])
+    if name == "query":
+        deadline = time.monotonic() + 60
+        while not fetch(url, "SELECT 1 FROM scada_readings LIMIT 1"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    done = site.cli.run(*name.split(), *own.get(name, []), "--json")
+    assert done.returncode == 0 or name == "check", done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows
+    assert all(list(row) == documented_fields()[name] for row in rows)
 
 
 def test_the_way_of_the_readme(postgres: PostgresServer, device: str, tmp_path: Path) -> None:

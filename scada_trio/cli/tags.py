@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from scada_trio.cli.completion import complete_connection
-from scada_trio.cli.options import LoginOptions, NodeOptions, OwnerOption, WellOptions, with_groups
+from scada_trio.cli.options import JsonOption, LoginOptions, NodeOptions, OwnerOption, WellOptions, with_groups
 from scada_trio.cli.run import run_command
 from scada_trio.errors import InvalidField
 from scada_trio.terminal import out
@@ -84,6 +84,7 @@ def import_tags(
     apply: Annotated[bool, typer.Option("--apply", help="Store the changes; without it they are only shown.")] = False,
     tenant: OwnerOption = None,
     name: Annotated[str, typer.Option(help="A name for people, of a connection that is new.")] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Make tags of a connection out of what its device has, or out of a file; a running service follows at once.
 
@@ -98,7 +99,7 @@ def import_tags(
     if tags is not None and rule is not None:
         raise InvalidField("--well", "a tag file says itself which wells its tags belong to")
     target = login.target(connection, tenant, name)
-    run_command(command, out, target, query, rule, tag_file=tags, prune=prune, apply=apply)
+    run_command(command, out, target, query, rule, tag_file=tags, prune=prune, apply=apply, as_json=as_json)
 
 
 def _form(*, as_json: bool, as_csv: bool, as_tags: bool) -> Literal["tree", "json", "csv", "tags"]:

@@ -17,6 +17,7 @@ from uuid import uuid5
 from rich.console import Console
 
 from scada_trio.commands.browse import open_progress, say_what_is_missing
+from scada_trio.commands.rows import print_rows
 from scada_trio.commands.serve import open_checked_master
 from scada_trio.commands.targets import Target, find_connection, open_target_walk, run_interruptible
 from scada_trio.commands.tenants import find_tenant
@@ -28,7 +29,7 @@ from scada_trio.nodes import BrowseQuery, FoundNode
 from scada_trio.readings import Tag
 from scada_trio.registry import Registry
 from scada_trio.storage.master import MasterDatabase
-from scada_trio.tag_diff import TagDiff, compare, lines, new_tag_id
+from scada_trio.tag_diff import COLUMNS, TagDiff, compare, lines, new_tag_id, rows
 from scada_trio.tagfile import read_tags
 from scada_trio.validation import MAX_NODE_ID_BYTES
 from scada_trio.wells import WellRule
@@ -44,11 +45,16 @@ async def import_tags(
     tag_file: Path | None,
     prune: bool,
     apply: bool,
+    as_json: bool = False,
 ) -> None:
     """Show what changes, and with ``apply`` store it; the device is not asked where there is a ``tag_file``.
 
+    ``as_json``: changes alone are on standard output, what else there is to say is on standard error.
+
     Raises `InvalidField`, `ConfigurationRefused`, `DeviceError`, `DatabaseError`; nothing is stored then.
     """
+
+    words = Console(stderr=True, soft_wrap=True) if as_json else console
 
     async def run() -> None:
         async with _open_master(settings) as (instance, master):
@@ -59,17 +65,19 @@ async def import_tags(
             assert rule is not None
             wanted = await _browse(settings, spec, query, rule, prune=prune)
         diff = compare(spec.connection_id, spec.tags, wanted, prune=prune, from_device=tag_file is None)
-        for line in lines(diff):
+        if as_json:
+            print_rows(console, "json", COLUMNS, rows(diff))
+        for line in lines(diff) if not as_json else ():
             console.print(line, highlight=False, markup=False)
-        console.print(_summary(diff, prune=prune), highlight=False)
+        words.print(_summary(diff, prune=prune), highlight=False)
         if diff.is_empty:
             return
         if not apply:
-            console.print("nothing is stored yet; to store it, repeat the command with --apply")
+            words.print("nothing is stored yet; to store it, repeat the command with --apply")
             return
         async with _open_master(settings) as (instance, master):
             await _store(master, instance, spec, diff, is_new=is_new)
-        console.print(f"stored: connection {spec.connection_id}", highlight=False)
+        words.print(f"stored: connection {spec.connection_id}", highlight=False)
 
     await run_interruptible(run)
 
