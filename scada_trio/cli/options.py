@@ -1,18 +1,19 @@
 """Options that several commands have, each declared once.
 
-A group of options is a dataclass: a command that takes one as a parameter, below `with_groups`, has its fields as
-options and gets them together.
+A group of options is an `OptionGroup`: a command that takes one as a parameter, below `with_groups`, has its fields as
+options and gets them together. In the command's help they stand together, too, under the group's ``PANEL``.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 from uuid import UUID
 
 import typer
@@ -51,9 +52,7 @@ OwnerOption = Annotated[
         "--tenant", help="Name or id of the tenant, where a name alone is not enough.", autocompletion=complete_tenant
     ),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="JSON alone on standard output, an object a line; as --format json.")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on standard output, an object a line.")]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="At most so many, the newest.")]
 FormatOption = Annotated[OutputFormat, typer.Option("--format", help="How to print.")]
 
@@ -72,8 +71,17 @@ def form_of(output: OutputFormat, as_json: bool) -> Literal["table", "csv", "jso
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoginOptions:
+class OptionGroup:
+    """Options that belong together; each field is one, ``Annotated`` with its ``typer.Option``."""
+
+    PANEL: ClassVar[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginOptions(OptionGroup):
     """How a session with a device is secured, and as whom it is opened."""
+
+    PANEL: ClassVar[str] = "Security and login"
 
     security_mode: Annotated[str, typer.Option(help="None, Sign or SignAndEncrypt.")] = "None"
     security_policy: Annotated[str, typer.Option(help="None, Basic256Sha256, ...")] = "None"
@@ -106,8 +114,10 @@ _NODE_OPTIONS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeOptions:
+class NodeOptions(OptionGroup):
     """Which nodes of a device are looked for."""
+
+    PANEL: ClassVar[str] = "Which nodes"
 
     path: Annotated[
         list[str] | None,
@@ -153,8 +163,10 @@ class NodeOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WellOptions:
+class WellOptions(OptionGroup):
     """Which well a node belongs to."""
+
+    PANEL: ClassVar[str] = "Which well"
 
     well: Annotated[UUID | None, typer.Option(help="Id of the well that all tags belong to.")] = None
     well_from: Annotated[
@@ -181,21 +193,15 @@ class WellOptions:
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     """``command`` for typer: in place of each parameter that is a group, the options that the group has."""
-    groups: dict[str, Any] = {}
+    groups: dict[str, type[OptionGroup]] = {}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         group = parameter.annotation
-        if not is_dataclass(group):
+        if not isinstance(group, type) or not issubclass(group, OptionGroup):
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         groups[parameter.name] = group
-        hints = get_type_hints(group, include_extras=True)
-        parameters += [
-            inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
-            )
-            for field in fields(group)
-        ]
+        parameters += _parameters_of(group)
 
     @wraps(command)
     def run(**given: Any) -> None:
@@ -208,3 +214,13 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _parameters_of(group: type[OptionGroup]) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    for field in fields(group):
+        kind, option = get_args(hints[field.name])
+        option = copy(option)
+        option.rich_help_panel = group.PANEL
+        declared: Any = Annotated[kind, option]
+        yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=declared)
