@@ -183,6 +183,23 @@ def test_a_part_of_the_measurement_makes_a_report_too() -> None:
     assert "PostgreSQL killed" not in text
 
 
+def test_what_was_measured_before_an_interrupt_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ctrl-C after a quarter of an hour does not throw it away; the documentation is left alone."""
+
+    def interrupted(*_: object, **__: object) -> Fixed:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.peers.__main__.structlog.configure", lambda **_: None)
+    monkeypatch.setattr(bench, "run_fixed", interrupted)
+    monkeypatch.setattr(bench, "BENCH", tmp_path)
+    monkeypatch.setattr(bench, "ROOT", tmp_path / "nowhere")
+    monkeypatch.setattr(bench, "SUBJECTS", {"scada_trio": SERVICE})
+    monkeypatch.setattr(sys, "argv", ["peers"])
+    assert bench.main() == 0
+    assert json.loads((tmp_path / "results.json").read_text())["interrupted"] is True
+    assert "opcua 0.98" in (tmp_path / "report.md").read_text()
+
+
 def test_results_are_plain_json_with_what_is_derived() -> None:
     """For whoever wants to draw them."""
     found = json.loads(json.dumps(results().to_json()))

@@ -3,8 +3,8 @@
     python -m benchmarks.peers [--quick] [--subject NAME ...] [--only fixed|ceiling|memory ...]
 
 The service comes first and last in the round at the fixed rate, so that a machine that changes meanwhile does so for
-both sides; the ceilings go the other way round. A whole run writes the documentation; a part of one, or a quick one,
-writes ``.bench/report.md`` alone. Both write ``.bench/results.json``.
+both sides; the ceilings go the other way round, the service in their middle. A whole run writes the documentation; a
+part of one, a quick one, or one that Ctrl-C ended, ``.bench/report.md`` alone. All write ``.bench/results.json``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> int:
     (BENCH / "results.json").write_text(json.dumps(results.to_json(), indent=1) + "\n")
     section = to_markdown(results)
     (BENCH / "report.md").write_text(section + "\n")
-    if not (options.quick or options.subject or options.only):
+    if not (options.quick or options.subject or options.only or results.interrupted):
         write_section(ROOT / "docs" / "performance.md", section)
     print(section)
     return 1 if results.left_out else 0
@@ -75,15 +75,23 @@ def measure(subjects: list[Subject], plan: Plan, parts: tuple[str, ...]) -> Resu
             results.versions[subject.name] = subject.versions()
     with open_server() as server, tempfile.TemporaryDirectory(prefix="scada-trio-bench-work-") as directory:
         results.machine["database"] = server_version(server.url)
-        work = Path(directory)
-        if "fixed" in parts:
-            _round_fixed(there, server, plan, work, results)
-        if "ceiling" in parts:
-            _round_ceiling(there, server, plan, work, results)
-        if "memory" in parts:
-            say("memory: all at once")
-            results.memory = run_memory(there, server, plan, work)
+        try:
+            _measure_parts(there, server, plan, Path(directory), parts, results)
+        except KeyboardInterrupt:
+            results.interrupted = True
     return results
+
+
+def _measure_parts(
+    there: list[Subject], server: EmbeddedServer, plan: Plan, work: Path, parts: tuple[str, ...], results: Results
+) -> None:
+    if "fixed" in parts:
+        _round_fixed(there, server, plan, work, results)
+    if "memory" in parts:
+        say("memory: all at once")
+        results.memory = run_memory(there, server, plan, work)
+    if "ceiling" in parts:
+        _round_ceiling(there, server, plan, work, results)
 
 
 def _round_fixed(there: list[Subject], server: EmbeddedServer, plan: Plan, work: Path, results: Results) -> None:
@@ -98,7 +106,9 @@ def _round_fixed(there: list[Subject], server: EmbeddedServer, plan: Plan, work:
 
 
 def _round_ceiling(there: list[Subject], server: EmbeddedServer, plan: Plan, work: Path, results: Results) -> None:
-    for subject in reversed(there):
+    peers = [subject for subject in reversed(there) if subject is not SERVICE]
+    ordered = [*peers[: len(peers) // 2], *([SERVICE] if SERVICE in there else []), *peers[len(peers) // 2 :]]
+    for subject in ordered:
         if subject is SERVICE:
             say("bare COPY")
             results.bare_per_s.append(bare_copy(server, plan.bare_s))

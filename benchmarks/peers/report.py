@@ -22,6 +22,7 @@ MB: Final = 1e6
 _ASYNCUA: Final = ("asyncua_copy", "asyncua_asyncpg")
 _AIM_ASYNCUA: Final = 20.0
 _AIM_ANY: Final = 5.0
+_BARE_RUNS: Final = 3
 
 
 @dataclass(slots=True)
@@ -41,6 +42,7 @@ class Results:
     bare_per_s: list[float] = field(default_factory=list)
     memory: dict[str, Memory] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """All of it, with the figures that are derived."""
@@ -191,14 +193,16 @@ def _ceiling_table(results: Results) -> str:
         "lowest rate that was too much",
     )
     text = f"**Ceiling**, the rate raised until the table is behind:\n\n{_table(heading, rows)}"
-    if results.bare_per_s:
-        text += "\n\n" + _bare(results)
+    if bare_line := _bare(results):
+        text += f"\n\n{bare_line}"
     if held := _service_hold(results):
         text += f"\n\n{held}"
     return text
 
 
 def _bare(results: Results) -> str:
+    if len(results.bare_per_s) < _BARE_RUNS:
+        return ""
     before, after, two = results.bare_per_s
     return (
         f"Bare binary COPY of the same rows into the same table, built beforehand: {before:,.0f} rows/s before and "
