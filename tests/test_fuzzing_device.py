@@ -42,6 +42,17 @@ def test_good_inputs_do_no_harm(name: str) -> None:
         assert finding is None, finding.report
 
 
+@pytest.mark.parametrize("name", ["frames", "channel", "publish", "services"])
+def test_what_a_long_run_came_to_does_no_harm(name: str) -> None:
+    """Branches that no seed takes."""
+    target = load(name)
+    corpus = target.corpus()
+    assert len(corpus) > 30
+    for data in corpus:
+        finding = oracle.judge(target.run, data, count_memory=True)
+        assert finding is None, f"{data.hex()}\n{finding.report}"
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if MUTATIONS[name]])
 def test_bent_inputs_do_no_harm(name: str) -> None:
     """Bytes changed, cut out, put in, and taken from another input."""

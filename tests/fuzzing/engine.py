@@ -7,6 +7,7 @@ and the run goes on.
 from __future__ import annotations
 
 import hashlib
+import logging
 import resource
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from types import FunctionType
 from typing import Any
+
+import structlog
 
 from tests.fuzzing import oracle, targets
 
@@ -36,13 +39,14 @@ _DICTIONARY = Path(__file__).parent / "dictionary.txt"
 
 def main(name: str, seconds: int, seed: int, folder: Path) -> None:
     atheris: Any = import_module("atheris")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     target = targets.load(name)
     for function in _functions():
         atheris.instrument_func(function)
     corpus, findings = folder / name / "corpus", folder / name / "findings"
     for directory in (corpus, findings):
         directory.mkdir(parents=True, exist_ok=True)
-    for data in [*target.seeds(), *target.regressions().values()]:
+    for data in [*target.seeds(), *target.corpus(), *target.regressions().values()]:
         (corpus / hashlib.sha1(data).hexdigest()).write_bytes(data)
     _bound_memory()
     seen: set[str] = set()

@@ -5,6 +5,7 @@ The modules are loaded when asked for: what they import must be instrumented bef
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,6 +13,7 @@ from pathlib import Path
 
 NAMES = ("frames", "channel", "publish", "services", "certificates", "link")
 REGRESSIONS = Path(__file__).parent.parent / "regressions"
+CORPUS = Path(__file__).parent.parent / "corpus"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,14 @@ class Target:
     def regressions(self) -> dict[str, bytes]:
         """The inputs that once did harm, by name."""
         return {path.stem: path.read_bytes() for path in sorted((REGRESSIONS / self.name).glob("*.bin"))}
+
+    def corpus(self) -> list[bytes]:
+        """Inputs that a long run came to, each of which takes a branch that the seeds do not."""
+        path = CORPUS / f"{self.name}.zip"
+        if not path.exists():
+            return []
+        with zipfile.ZipFile(path) as archive:
+            return [archive.read(name) for name in archive.namelist()]
 
 
 def load(name: str) -> Target:
