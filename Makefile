@@ -10,7 +10,7 @@ UV ?= uv
 AUDIT := build/audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo audit licences sbom vulnerabilities test check format proto configuration lock bench bench-decode bench-connections bench-copy bench-secured bench-queries bench-streaming curves loadtest chaos image clean
+.PHONY: help install install-dev demo audit licences sbom vulnerabilities test check format proto configuration lock bench bench-decode bench-connections bench-copy bench-memory bench-secured bench-queries bench-streaming curves loadtest chaos image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ bench-decode: install-dev ## values decoded and encoded per CPU second
 
 bench-connections: install-dev ## a thousand connections in one process: CPU, memory, threads
 	@$(BIN)/python benchmarks/connections.py
+
+bench-memory: install-dev ## what each library costs a process that serves
+	@$(BIN)/python benchmarks/memory.py
 
 bench-secured: install-dev ## what Sign and SignAndEncrypt cost a message
 	@$(BIN)/python -W ignore benchmarks/secured.py
