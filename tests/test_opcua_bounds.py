@@ -17,6 +17,7 @@ from scada_trio.desired import ConnectionSpec
 from scada_trio.errors import DeviceError, DeviceProtocolError
 from scada_trio.opcua import wire
 from scada_trio.opcua.bounds import FEW_ELEMENTS, MAX_ELEMENTS, allow_few
+from scada_trio.opcua.browse_services import NodeReader
 from scada_trio.opcua.faults import MALFORMED, translated
 from scada_trio.opcua.security import LinkSecurity, Offer, activation
 from scada_trio.opcua.services import create_subscription
@@ -108,6 +109,18 @@ def test_an_answer_to_something_else_is_none(other: str) -> None:
     link.open()
     with pytest.raises(DeviceProtocolError, match="CreateSubscription: the server answered something else"):
         create_subscription(open_client(link), FAST, 1000.0)
+
+
+def test_a_structure_that_the_library_cannot_make_is_one_unreadable_value() -> None:
+    """A server with publishers has such values; the others that were read with it are there."""
+    limits = bodies.values(*[ua.Variant(100, ua.VariantType.UInt32)] * 3)
+    number = ua.ObjectIds.FieldMetaData_Encoding_DefaultBinary
+    structure = b"\x16" + struct.pack("<BBHBi", 1, 0, number, 1, 8) + bytes(8)
+    one, other = values(structure), bodies.values(ua.Variant(2.0))
+    link = AnsweringLink([limits, values(structure, VARIANTS["Double"]), one, other])
+    link.open()
+    read = NodeReader(open_client(link)).read([(ua.NodeId(number), ua.AttributeIds.Value) for number in (1, 2)])
+    assert [None if answer is None else answer.Value.Value for answer in read] == [None, 2.0]
 
 
 # ---- Publish

@@ -29,6 +29,7 @@ MALFORMED: Final = (
     ArithmeticError,
     AssertionError,
     RecursionError,
+    NameError,  # eight of its structures name types that it does not have
     InvalidSignature,
 )
 """What python-opcua's codec raises for bytes that are not what they claim to be: it checks little by itself."""
