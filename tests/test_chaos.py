@@ -167,6 +167,7 @@ def test_other_makers_owe_everything_between_first_and_last(tmp_path: Path) -> N
     """A server that logs no notifications owes what it made since the first value that is stored."""
     log = counted(tmp_path / "log")
     assert settled(log, [2, 2, 4, 5], counting=False) == Account(sent=4, written=3, repeated=1, unexplained=1)
+    assert settled(log, [2, 3, 4, 5, 5, 5], counting=False) == Account(sent=4, written=4, duplicated=2)
 
 
 def test_a_plan_is_its_seeds() -> None:

@@ -57,6 +57,28 @@ async def test_what_a_damaged_wal_took_is_within_its_loss(place: Place) -> None:
     assert loss.to_us > first + 59_000_000
 
 
+async def test_what_a_device_had_queued_is_within_the_loss(place: Place) -> None:
+    """Its readings are older than those of another one that are left; one long silent widens nothing."""
+    now = time.time_ns() // 1000
+    heard_us, long_ago_us, queued_us = now - 90_000_000, now - 5 * 86_400_000_000, now - 80_000_000
+    running = Place(place.directory.with_name("running"))
+    async with running.open() as journal:
+        for connection_id, when in ((uuid4(), heard_us), (uuid4(), long_ago_us)):
+            remembered = RememberedSubscription("opc.tcp://a", 7, 1, {}, heard_us=when)
+            journal.remember_subscription(connection_id, remembered)
+        await journal.append([block(100, now - 10_000_000)])
+        await journal.append([block(100, queued_us)])
+        shutil.copytree(running.directory, place.directory)
+    wal = Path(f"{place.path}-wal")
+    overwrite(wal, wal.read_bytes().index(block(100, queued_us).value.tobytes()[:100]))
+    later = place.restarted()
+    async with later.open() as journal:
+        await journal.resolve(0)
+        assert len(await drain(journal)) == 100
+    (loss,) = later.losses
+    assert (loss.reason, loss.from_us) == (LossReason.JOURNAL_CORRUPT, heard_us)
+
+
 async def test_damage_in_a_file_does_not_hide_that_of_its_wal(place: Place) -> None:
     """What the WAL had is recorded as lost also where the file is set aside for something else."""
     running = Place(place.directory.with_name("running"))

@@ -39,6 +39,7 @@ from scada_trio.readings import ReadingBlock
 _SIDE_FILES: Final = ("-wal", "-shm")
 _TOGETHER: Final = 100_000  # readings of one transaction
 _SINCE_US: Final = 60_000_000  # before the last use of the file, where nothing tells when a device was last heard
+_QUEUED_US: Final = 3_600_000_000  # no device keeps for longer what nobody has asked for
 _NUMBERS_OF_A_PROCESS: Final = 1 << (EPOCH_BITS - 1)
 _PARSE_ERRORS: Final = (JournalCorrupt, ValueError, TypeError, KeyError, AssertionError)
 
@@ -148,8 +149,7 @@ def _open_sound(path: Path, sync: Sync, known: Known, cut: list[Loss] | None = N
     try:
         kept = None
         if wal.is_cut(file.valid_frames()):
-            newest = next(file.rows("SELECT max(to_us) FROM blocks"))[0]
-            kept = _keep_wal(path, wal, newest)  # before the next transaction overwrites it
+            kept = _keep_wal(path, wal, file)  # before the next transaction overwrites it
             if cut is not None:
                 cut += kept.losses
         file.check()
@@ -323,11 +323,21 @@ def _gone(row: tuple[object, ...], written_us: int) -> dict[UUID, RememberedSubs
     return {UUID(bytes=connection_id): RememberedSubscription.gone(heard_us)}
 
 
-def _keep_wal(path: Path, wal: WalBefore, newest_us: object) -> Salvaged:
+def _keep_wal(path: Path, wal: WalBefore, file: JournalFile) -> Salvaged:
     """Copy a WAL aside of which SQLite will not use everything; what it holds may be lost, how much is not known."""
     aside = path.with_name(f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-wal")
     try:
         shutil.copyfile(path.with_name(path.name + "-wal"), aside)
     except OSError as error:
         raise JournalUnavailable(f"JOURNAL_DIR: {error.strerror}: {path.name}") from error
-    return Salvaged(aside, [wal.loss(newest_us, aside.name)])
+    newest_us = _value(file, "SELECT max(to_us) FROM blocks")
+    query = "SELECT min(heard_us) FROM subscriptions WHERE heard_us > ?"
+    return Salvaged(aside, [wal.loss(newest_us, _value(file, query, wal.written_us - _QUEUED_US), aside.name)])
+
+
+def _value(file: JournalFile, query: str, *values: object) -> object:
+    """What the file says, None where it cannot be read there."""
+    try:
+        return next(file.rows(query, *values))[0]
+    except JournalCorrupt:
+        return None

@@ -40,10 +40,15 @@ class WalBefore:
         """Whether SQLite did not take all of it."""
         return self.frames < 0 or self.frames > valid_frames
 
-    def loss(self, newest_us: object, detail: str) -> Loss:
-        """What may be gone with the rest of it, nobody knows how much; ``newest_us`` is that of the blocks left."""
-        since_us = newest_us if isinstance(newest_us, int) else self.checkpointed_us
-        since_us = min(since_us, self.written_us)
+    def loss(self, newest_us: object, heard_us: object, detail: str) -> Loss:
+        """What may be gone with the rest of it, nobody knows how much.
+
+        ``newest_us`` is that of the blocks left. ``heard_us``: when a device whose queue may have been in the rest was
+        heard before; its readings are older than those of others that are left. Anything but a number is not known.
+        """
+        since_us = min(newest_us if isinstance(newest_us, int) else self.checkpointed_us, self.written_us)
+        if isinstance(heard_us, int):
+            since_us = min(since_us, heard_us)
         return Loss(LossReason.JOURNAL_CORRUPT, None, since_us, self.written_us, None, detail)
 
 

@@ -295,7 +295,8 @@ class Series:
         """How many rows more than one the device itself may have caused, by tick."""
         if self.counting:
             return self.log.again.get(node, np.zeros(self.log.ticks, np.bool_)).astype(np.int64)
-        return np.full(self.log.ticks, int(np.count_nonzero(extra) <= self.subscriptions), np.int64)
+        few = int(extra.sum()) <= self.subscriptions  # the last value of a device that is paused comes with each
+        return extra if few else np.zeros(self.log.ticks, np.int64)
 
     def _covered(self, losses: Sequence[LossRow]) -> NDArray[np.bool_]:
         """The ticks within a range of ``losses``."""

@@ -128,11 +128,15 @@ class Child:
     async def kill(self, *, down: bool = False) -> None:
         """SIGKILL; returns when it is gone. ``down`` keeps it down until `start`."""
         if down:
-            self._wanted = trio.Event()
+            self.stay_away()
         process, gone = self._process, self._gone
         if process is not None:
             process.kill()
             await gone.wait()
+
+    def stay_away(self) -> None:
+        """It goes on, and when it has ended it stays down until `start`."""
+        self._wanted = trio.Event()
 
     def start(self) -> None:
         """Let it be started again."""

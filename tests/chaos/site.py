@@ -242,10 +242,11 @@ class Site:
         return await self.stored_up_to(awaited, within_s=within_s)
 
     async def pause_devices(self) -> None:
-        """No device makes values any more."""
+        """No device makes values any more; one that ends by itself is not started again, since it would."""
         for device in self.devices:
             await device.child.wait_ready()
             await device.child.tell(op="pause")
+            device.child.stay_away()
 
 
 def last_tick(device: Device) -> int:
