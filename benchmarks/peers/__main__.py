@@ -3,8 +3,8 @@
     python -m benchmarks.peers [--quick] [--subject NAME ...] [--only fixed|ceiling|memory ...]
 
 The service comes first and last in the round at the fixed rate, so that a machine that changes meanwhile does so for
-both sides; the ceilings go the other way round, the service in their middle. A whole run writes the documentation; a
-part of one, a quick one, or one that Ctrl-C ended, ``.bench/report.md`` alone. All write ``.bench/results.json``.
+both sides; the ceilings have another order. A whole run writes the documentation; a part of one, a quick one, or one
+that Ctrl-C ended, ``.bench/report.md`` alone. All write ``.bench/results.json``.
 """
 
 from __future__ import annotations
@@ -106,9 +106,7 @@ def _round_fixed(there: list[Subject], server: EmbeddedServer, plan: Plan, work:
 
 
 def _round_ceiling(there: list[Subject], server: EmbeddedServer, plan: Plan, work: Path, results: Results) -> None:
-    peers = [subject for subject in reversed(there) if subject is not SERVICE]
-    ordered = [*peers[: len(peers) // 2], *([SERVICE] if SERVICE in there else []), *peers[len(peers) // 2 :]]
-    for subject in ordered:
+    for subject in [*there[::2], *reversed(there[1::2])]:
         if subject is SERVICE:
             say("bare COPY")
             results.bare_per_s.append(bare_copy(server, plan.bare_s))
