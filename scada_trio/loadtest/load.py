@@ -24,7 +24,10 @@ TAGS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """``wells`` endpoints of ``tags`` tags, each with ``rate_hz`` values a second, divided among ``tenants``."""
+    """``wells`` endpoints of ``tags`` tags, each with ``rate_hz`` values a second, divided among ``tenants``.
+
+    ``cooldown_s`` goes on behind what is measured, whose last batch would else wait for more until it is old.
+    """
 
     name: str
     wells: int
@@ -35,6 +38,7 @@ class Load:
     tenants: int = 1
     seed: int = 1
     rates: FaultRates = field(default_factory=FaultRates)
+    cooldown_s: float = 2.0
 
     @property
     def values_per_s(self) -> float:

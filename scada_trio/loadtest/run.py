@@ -1,6 +1,6 @@
 """The order of a load test: everything up, warm, measured, drained, counted.
 
-open_rig ─► all connected ─► warm-up ─► measured ─► wells paused ─► drained ─► service stopped ─► counted
+open_rig ─► all connected ─► warm-up ─► measured ─► cool-down ─► wells paused ─► drained ─► service stopped ─► counted
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ async def measure_rig(rig: Rig, load: Load, options: Options, *, say: Say, show:
     await run.take_for(load.duration_s, "measuring")
     measured = run.samples[first:]
     kept = list(run.samples)
+    await run.take_for(load.cooldown_s, "cooling down")
     await rig.field.pause()
     await run.until_drained(options.quiet_samples)
     say("stopping the service")
