@@ -183,7 +183,7 @@ def test_a_table_has_a_line_a_point() -> None:
     head, rule, first, second = text.splitlines()
     assert head.startswith("| tags of each connection | offered, tags/s |")
     assert rule.count("---") == first.count("|") - 1
-    assert first == "| 10 | 100 | 100 | 0.03 | 115 | 14.5 | 30.0 | 5.0 | – | 0.00 | 200,000; 0 |"
+    assert first == "| 10 | 100 | 100 | 0.03 | 115 | 14.5 | 30.0 | 2.5, 5.0 | – | 0.00 | 200,000; 0 |"
     assert second.startswith("| 10,000 |")
 
 

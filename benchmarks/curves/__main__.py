@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description="How the service's cost grows.")
     parser.add_argument("--sweep", action="append", choices=list(SWEEPS), help="measure this one (default: all)")
+    parser.add_argument(
+        "--point", action="append", type=float, help="only this one of each; kept in place of the old one"
+    )
     parser.add_argument("--quick", action="store_true", help="small and short; keeps nothing")
     parser.add_argument("--documents", action="store_true", help="only write what is kept into docs/")
     parser.add_argument("--kept", type=Path, default=KEPT, help="directory of the figures (default .bench)")
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     fine = True
     for name in options.sweep or SWEEPS:
-        sweep = SWEEPS[name].quick() if options.quick else SWEEPS[name]
+        sweep = SWEEPS[name].quick() if options.quick else SWEEPS[name].only(options.point)
         measured: list[Measured] = []
         try:
             trio.run(partial(measure_sweep, sweep, measured))
@@ -80,8 +83,9 @@ async def measure_sweep(sweep: Sweep, measured: list[Measured]) -> None:
 
 
 def keep(directory: Path, sweep: Sweep, measured: Sequence[Measured]) -> None:
-    """As JSON, with what it was measured on."""
+    """As JSON, with what it was measured on; points that were measured before and are not now stay."""
     directory.mkdir(exist_ok=True)
+    by_x = {one.x: one for one in (*read(directory).get(sweep.name, ()), *measured)}
     machine = {
         "cores": psutil.cpu_count(),
         "machine": platform.machine(),
@@ -92,7 +96,7 @@ def keep(directory: Path, sweep: Sweep, measured: Sequence[Measured]) -> None:
         "sweep": sweep.name,
         "held": sweep.held,
         "machine": machine,
-        "points": [as_json(one) for one in measured],
+        "points": [as_json(by_x[x]) for x in sorted(by_x)],
     }
     (directory / f"curve-{sweep.name}.json").write_text(json.dumps(content, indent=1) + "\n")
 

@@ -62,6 +62,11 @@ def draw(path: Path, sweep: Sweep, measured: Sequence[Measured]) -> None:
         figure.savefig(path, format="svg", metadata={"Date": None}, transparent=True)
 
 
+def _short(place: float) -> str:
+    """For an axis on which there is little room: 10k for 10,000."""
+    return f"{place:g}" if place < 1000 else f"{place / 1000:g}k"
+
+
 def _plot(
     axes: Axes, sweep: Sweep, measured: Sequence[Measured], lines: Sequence[Line], unit: str, *, log: bool = False
 ) -> None:
@@ -71,7 +76,7 @@ def _plot(
         axes.plot([x for x, _ in pairs], [y for _, y in pairs], marker="o", markersize=4, color=colour, label=label)
     if sweep.logarithmic:
         axes.set_xscale("log")
-    axes.set_xticks(places, [f"{place:,g}" if place < 1e6 else f"{place:g}" for place in places])
+    axes.set_xticks(places, [_short(place) for place in places])
     axes.minorticks_off()
     if log:
         axes.set_yscale("log")

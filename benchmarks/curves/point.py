@@ -91,7 +91,9 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "rss": Column("service, RSS MB", lambda one: f"{one.rss / MB:,.0f}"),
     "write": Column("write, ms", lambda one: _number(one.write_mean_s, 1000)),
     "write_p95": Column("write P95, ms", lambda one: _number(one.write_p95_s, 1000)),
-    "latency": Column("source to commit P95, s", lambda one: _number(one.latency_p95_s)),
+    "latency": Column(
+        "source to commit, P50 and P95, s", lambda one: f"{_number(one.latency_p50_s)}, {_number(one.latency_p95_s)}"
+    ),
     "lag": Column("loop lag P99, ms", lambda one: _number(one.lag_p99_s, 1000)),
     "batches": Column("batches", lambda one: f"{one.batches:,}"),
     "stored": Column("stored; lost", lambda one: f"{one.stored:,}; {one.lost:,}"),
