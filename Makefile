@@ -44,8 +44,8 @@ install-dev: $(VENV)/.installed-dev $(NODE_STAMPS) ## and what its tests need
 demo: install ## wells, database and service in one command; Ctrl-C ends it
 	@$(BIN)/scada-trio demo
 
-test: install-dev ## all tests; some minutes less without the short chaos suite (ARGS="-m 'not chaos'")
-	@$(BIN)/python -m pytest $(ARGS)
+test: install-dev ## all tests, a file at a time on each core; less without the short chaos suite (ARGS="-m 'not chaos'")
+	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 check: install-dev ## lint, formatting, types, generated code and tables
 	@$(BIN)/ruff check .

@@ -19,8 +19,10 @@ from uuid import uuid4
 
 import pytest
 
+from tests.fix_build_once import Once
+
 ROOT = Path(__file__).parent.parent
-BASE = "localhost/scada-trio-test-python:latest"
+BASE = "localhost/scada-trio-test-debian:latest"
 IMAGE = "localhost/scada-trio-test:latest"
 _NEEDED = ("podman", "runc")
 
@@ -143,16 +145,20 @@ def podman() -> Podman:
 
 
 @pytest.fixture(scope="session")
-def image(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
+def image(podman: Podman, tmp_path_factory: pytest.TempPathFactory, once: Once) -> str:
     """The image of this working tree."""
-    base = os.environ.get("TEST_PYTHON_IMAGE") or _base_image(podman, tmp_path_factory.mktemp("base"))
-    podman(
-        *("build", "--format", "docker", "--network", "host", "--build-arg", f"PYTHON_IMAGE={base}"),
-        *(_pip_settings(tmp_path_factory.mktemp("pip"))),
-        *("--tag", IMAGE, "--file", "Containerfile", "."),
-        timeout_s=600,
-    )
-    podman("image", "prune", "--force")
+
+    def build() -> None:
+        base = os.environ.get("TEST_PYTHON_IMAGE") or debian(podman, tmp_path_factory.mktemp("base"))
+        podman(
+            *("build", "--format", "docker", "--network", "host", "--build-arg", f"PYTHON_IMAGE={base}"),
+            *(_pip_settings(tmp_path_factory.mktemp("pip"))),
+            *("--tag", IMAGE, "--file", "Containerfile", "."),
+            timeout_s=600,
+        )
+        podman("image", "prune", "--force")
+
+    once("image", build)
     return IMAGE
 
 
@@ -164,26 +170,22 @@ def volume(podman: Podman) -> Iterator[str]:
     podman("volume", "rm", "--force", name)
 
 
-def _base_image(podman: Podman, directory: Path) -> str:
-    """Debian with Python, of Debian's packages."""
-    if shutil.which("debootstrap") is None and not podman.has(BASE):
-        pytest.skip("debootstrap is not installed, and TEST_PYTHON_IMAGE names no base image")
-    make_debian(podman, directory, BASE, "python3", "python3-venv")
-    return BASE
-
-
-def make_debian(podman: Podman, directory: Path, image: str, *packages: str) -> None:
-    """An image of Debian's packages, if it is not there yet; ``directory`` is for the while."""
-    if podman.has(image):
-        return
+def debian(podman: Podman, directory: Path) -> str:
+    """An image of Debian with Python, and with what stands in for other makers' images; made in ``directory`` once."""
+    if podman.has(BASE):
+        return BASE
+    if shutil.which("debootstrap") is None:
+        pytest.skip("debootstrap is not installed")
     root, archive = directory / "root", directory / "root.tar"
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", "bookworm", str(root)]
+    packages = "python3,python3-venv,postgresql,prometheus"
+    command = ["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(root)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True, timeout=120)
-    podman("import", "--quiet", str(archive), image, timeout_s=300)
+    podman("import", "--quiet", str(archive), BASE, timeout_s=300)
     archive.unlink()
     shutil.rmtree(root)
+    return BASE
 
 
 def _pip_settings(directory: Path) -> list[str]:

@@ -24,6 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic import SecretStr
 
 from tests.fix_api import eventually, node
+from tests.fix_build_once import Once
 from tests.fix_devices import ROOT, free_port
 from tests.fix_pki import ISSUER_USAGE, make
 from tests.fix_service import WITHIN_S
@@ -47,8 +48,12 @@ def run(*command: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def built_nest() -> None:
+def built_nest(once: Once) -> None:
     """The example's dist/; node_modules/ is kept from run to run while the lock is the same."""
+    once("nest", _build_nest)
+
+
+def _build_nest() -> None:
     stamp = EXAMPLE / "node_modules" / ".package-lock.json"
     if not stamp.exists() or stamp.stat().st_mtime < (EXAMPLE / "package-lock.json").stat().st_mtime:
         run(npm(), "ci", "--no-audit", "--no-fund")

@@ -21,11 +21,10 @@ import httpx
 import pytest
 
 from tests.fix_api import grpcio_call
-from tests.fix_container import IMAGE, Podman, free_port, make_debian
+from tests.fix_container import IMAGE, Podman, debian, free_port
 
 ROOT = Path(__file__).parent.parent
 STAND_INS = ROOT / "tests" / "compose"
-SITE = "localhost/scada-trio-test-site:latest"
 STANDS_FOR = {"database": "timescale/timescaledb:latest-pg17", "prometheus": "prom/prometheus:latest"}
 SERVICES = ("migrate", "scada-trio", "wells", "prometheus")
 # Podman 4.3 does not start a container whose requirement has one itself; the order is podman-compose's anyway.
@@ -128,12 +127,10 @@ def until(holds: Any, within_s: float = 120.0) -> None:
 @pytest.fixture
 def project(podman: Podman, image: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Nothing of it runs yet, and nothing of it is left afterwards."""
-    if shutil.which("debootstrap") is None and not podman.has(SITE):
-        pytest.skip("debootstrap is not installed")
-    make_debian(podman, tmp_path_factory.mktemp("site"), SITE, "postgresql", "prometheus")
+    base = debian(podman, tmp_path_factory.mktemp("debian"))
     for name, stands_for in STANDS_FOR.items():
         podman(
-            *("build", "--quiet", "--format", "docker", "--build-arg", f"BASE={SITE}"),
+            *("build", "--quiet", "--format", "docker", "--build-arg", f"BASE={base}"),
             *("--tag", f"docker.io/{stands_for}", "--file", str(STAND_INS / f"{name}.Containerfile"), str(STAND_INS)),
             timeout_s=300,
         )
@@ -143,7 +140,7 @@ def project(podman: Podman, image: str, tmp_path: Path, tmp_path_factory: pytest
         yield project
     finally:
         project("down", "--volumes", check=False)
-        podman("untag", "localhost/scada-trio:latest", check=False)
+        podman("untag", IMAGE, "localhost/scada-trio:latest", check=False)
 
 
 def test_compose_from_the_wells_to_prometheus(project: Project) -> None:
