@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -119,6 +119,14 @@ def run_container(
         yield Container(podman, name)
     finally:
         podman("rm", "--force", "--time", "2", name)
+
+
+def until(holds: Callable[[], bool], within_s: float = 60.0) -> None:
+    """Wait, for tests without an event loop."""
+    end = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.1)
 
 
 def free_port() -> int:

@@ -97,3 +97,12 @@ def new_place(directory: Path) -> Place:
 def place(tmp_path: Path) -> Place:
     """A journal in the test's own directory."""
     return Place(tmp_path / "journal")
+
+
+def overwrite(path: Path, offset: int, count: int = 16) -> None:
+    """Turn some bytes of a file into others."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        old = file.read(count)
+        file.seek(offset)
+        file.write(bytes(value ^ 0x5A for value in old))

@@ -8,7 +8,7 @@ import shutil
 import signal
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -60,6 +60,19 @@ def _build_nest() -> None:
         stamp.touch()
     shutil.rmtree(EXAMPLE / "dist", ignore_errors=True)
     run(npm(), "run", "build")
+
+
+def start_nest(settings: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """The application in an environment of ``settings`` alone, for one that it does not start in."""
+    return subprocess.run(
+        [node(), "dist/main.js"],
+        cwd=EXAMPLE,
+        env={"PATH": os.environ["PATH"], **settings},
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=False,
+    )
 
 
 @dataclass

@@ -3,12 +3,10 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import pytest
 import trio
 import trio.testing
 from prometheus_client import generate_latest
@@ -62,11 +60,6 @@ async def open_stage(
         nursery.start_soon(aggregator.run)
         yield Stage(journal, deliveries_in, batches, metrics, live)
         nursery.cancel_scope.cancel()
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path / "journal")
 
 
 async def test_a_full_batch_goes_at_once(place: Place, autojump_clock: trio.testing.MockClock) -> None:

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ import httpx
 import pytest
 
 from tests.fix_api import grpcio_call
-from tests.fix_container import IMAGE, Podman, debian, free_port
+from tests.fix_container import IMAGE, Podman, debian, free_port, until
 
 ROOT = Path(__file__).parent.parent
 STAND_INS = ROOT / "tests" / "compose"
 STANDS_FOR = {"database": "timescale/timescaledb:latest-pg17", "prometheus": "prom/prometheus:latest"}
+UP_WITHIN_S = 120.0
 SERVICES = ("migrate", "scada-trio", "wells", "prometheus")
 # Podman 4.3 does not start a container whose requirement has one itself; the order is podman-compose's anyway.
 PODMAN = """#!/bin/bash
@@ -77,7 +77,7 @@ class Project:
     def up(self) -> None:
         """The database, then all others: Podman before 4.6 does not wait for health, nor asks without systemd."""
         self("up", "--detach", "timescaledb")
-        until(lambda: self.health("timescaledb") == 0)
+        until(lambda: self.health("timescaledb") == 0, UP_WITHIN_S)
         self("up", "--detach", *SERVICES)
 
     def health(self, service: str) -> int:
@@ -117,13 +117,6 @@ class Project:
         return "\n".join(f"{name}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}" for name, done in shown)
 
 
-def until(holds: Any, within_s: float = 120.0) -> None:
-    end = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.5)
-
-
 @pytest.fixture
 def project(podman: Podman, image: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Nothing of it runs yet, and nothing of it is left afterwards."""
@@ -147,7 +140,7 @@ def test_compose_from_the_wells_to_prometheus(project: Project) -> None:
     """Ready, reads its wells, is scraped with the alerts loaded, stops in its time, and goes on where it stopped."""
     project.up()
     try:
-        until(lambda: project.asked("sum(scada_readings_written_total)") > 100)
+        until(lambda: project.asked("sum(scada_readings_written_total)") > 100, UP_WITHIN_S)
     except AssertionError:
         raise AssertionError(project.logs()) from None
     assert project.inspect("migrate", ".State.ExitCode") == "0"
@@ -174,7 +167,9 @@ def test_compose_from_the_wells_to_prometheus(project: Project) -> None:
     assert project.inspect("scada-trio", ".State.ExitCode") == "0"
     project("down")  # containers go, volumes stay
     project.up()
-    until(lambda: project.asked("sum(scada_readings_written_total)") > 0)
-    until(lambda: project.call("LatestReadings", **query).readings[0].timestamp_us > before[0].timestamp_us)
+    until(lambda: project.asked("sum(scada_readings_written_total)") > 0, UP_WITHIN_S)
+    until(
+        lambda: project.call("LatestReadings", **query).readings[0].timestamp_us > before[0].timestamp_us, UP_WITHIN_S
+    )
     (again,) = project.call("ListTenants").tenants
     assert again.tenant_id == tenant.tenant_id

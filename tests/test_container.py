@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import partial
 from itertools import count
 from typing import Any
@@ -17,7 +16,7 @@ from pydantic import SecretStr
 
 from scada_trio.storage.databases import create_database
 from tests.fix_api import grpcio_call
-from tests.fix_container import Container, Podman, free_port, run_container
+from tests.fix_container import Container, Podman, free_port, run_container, until
 from tests.fix_devices import WELL, Device, open_device
 from tests.fix_postgres import PostgresServer, fetch
 
@@ -70,13 +69,6 @@ def once(podman: Podman, image: str, volume: str, site: Site, *command: str, env
         *command,
     )
     return done.stdout
-
-
-def until(holds: Callable[[], bool], within_s: float = 60.0) -> None:
-    end = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.1)
 
 
 def test_nothing_of_the_build_is_in_the_image(podman: Podman, image: str) -> None:

@@ -25,11 +25,6 @@ ROOT = Path(__file__).parent.parent
 COUNT = 60_000
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path / "journal")
-
-
 async def fill(place: Place) -> None:
     tags = TagTable()
     for name in ("A", 'B "quoted", µ'):

@@ -15,7 +15,7 @@ import trio.testing
 
 from scada_trio.losses import Loss, LossReason, RememberedSubscription
 from scada_trio.readings import TagTable
-from tests.fix_journal import WELL, Place, block, drain
+from tests.fix_journal import WELL, Place, block, drain, overwrite
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,14 +30,6 @@ async def fill(place: Place, rows: int = 50) -> None:
         journal.remember_subscription(WELL, RememberedSubscription("opc.tcp://a", 7, 1, {}))
         for row in range(rows):
             await journal.append([block(1000, row * 1000, row % 4)])
-
-
-def overwrite(path: Path, offset: int, count: int = 16) -> None:
-    with path.open("r+b") as file:
-        file.seek(offset)
-        old = file.read(count)
-        file.seek(offset)
-        file.write(bytes(value ^ 0x5A for value in old))
 
 
 async def salvage(place: Place) -> tuple[list[float], Place]:

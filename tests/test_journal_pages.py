@@ -18,11 +18,6 @@ COMMITTED = 20
 READINGS = 300  # of a block: two overflow pages behind its cell
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path / "journal")
-
-
 async def fill(place: Place) -> None:
     """Readings of which a third is committed and deleted, so that there are free pages beside the live ones."""
     async with place.open(row_readings=READINGS) as journal:

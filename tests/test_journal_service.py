@@ -28,11 +28,6 @@ ROOT = Path(__file__).parent.parent
 BASE_US = (int(time.time()) - 7200) * 1_000_000  # within the retention, before the device's own first values
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path / "journal")
-
-
 def dated(count: int, first: int) -> ReadingBlock:
     """As `block`, at a time that a database takes."""
     undated = block(count, first)

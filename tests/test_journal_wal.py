@@ -14,20 +14,7 @@ import pytest
 
 from scada_trio.journal.salvage import Known, open_file
 from scada_trio.losses import Loss, LossReason, RememberedSubscription
-from tests.fix_journal import WELL, Place, block, drain
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path / "journal")
-
-
-def overwrite(path: Path, offset: int, count: int = 16) -> None:
-    with path.open("r+b") as file:
-        file.seek(offset)
-        old = file.read(count)
-        file.seek(offset)
-        file.write(bytes(value ^ 0x5A for value in old))
+from tests.fix_journal import WELL, Place, block, drain, overwrite
 
 
 async def killed_with_a_wal(place: Place, rows: int) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -17,10 +15,9 @@ from scada_trio.errors import DatabaseUnavailable
 from scada_trio.readings import ReadingBlock
 from tests.fake_backend import TENANT, FakeBackend
 from tests.fake_backend import WELL as SERVED_WELL
-from tests.fix_api import ServeApi, eventually, node
+from tests.fix_api import ServeApi, eventually
 from tests.fix_postgres import PostgresServer, fetch
-from tests.fix_service import WITHIN_S
-from tests.fix_webapp import EXAMPLE, mapping, npm, open_nest, run, tls_before
+from tests.fix_webapp import mapping, npm, open_nest, run, start_nest, tls_before
 
 LONG_NODE_ID = "ns=2;s=" + "x" * 700
 
@@ -191,15 +188,7 @@ async def test_a_stop_while_somebody_listens(
     [("PORT", "http"), ("SCADA_GRPC_TLS", "yes"), ("SCADA_GRPC_TIMEOUT_MS", "1"), ("SCADA_GRPC_PAGE_SIZE", "10001")],
 )
 def test_a_bad_setting_stops_the_start(built_nest: None, name: str, value: str) -> None:
-    done = subprocess.run(
-        [node(), "dist/main.js"],
-        cwd=EXAMPLE,
-        env={"PATH": os.environ["PATH"], name: value},
-        capture_output=True,
-        text=True,
-        timeout=WITHIN_S,
-        check=False,
-    )
+    done = start_nest({name: value})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"{name}: ")
 

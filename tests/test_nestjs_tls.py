@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,14 @@ import pytest
 import trio
 from pydantic import SecretStr
 
-from tests.fix_api import eventually, node
+from tests.fix_api import eventually
 from tests.fix_devices import open_device
 from tests.fix_pki import Made, make
 from tests.fix_postgres import PostgresServer, fetch
 from tests.fix_proxy import open_proxy
-from tests.fix_service import WITHIN_S, RunningService, open_service
+from tests.fix_service import RunningService, open_service
 from tests.fix_tls import ApiPki, key_pem, pem
-from tests.fix_webapp import EXAMPLE, WELL, Nest, mapping, open_nest
+from tests.fix_webapp import WELL, Nest, mapping, open_nest, start_nest
 from tests.test_api_tls import until_presented
 
 DASHBOARD_URI, STRANGER_URI = "urn:test:dashboard", "urn:test:stranger"
@@ -247,15 +245,7 @@ def test_files_that_cannot_be_used_stop_the_start(
     other.write_bytes(key_pem(make("other")))
     settings = app_files(tmp_path / "app", api_pki.server_ca, api_pki.client())
     settings |= {name: value.format(other=other) for name, value in changes.items()}
-    done = subprocess.run(
-        [node(), "dist/main.js"],
-        cwd=EXAMPLE,
-        env={"PATH": os.environ["PATH"], **settings},
-        capture_output=True,
-        text=True,
-        timeout=WITHIN_S,
-        check=False,
-    )
+    done = start_nest(settings)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"{variable}: ")
     assert "BEGIN" not in done.stderr
