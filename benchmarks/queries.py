@@ -63,13 +63,15 @@ def main() -> None:
             server.close()
 
 
-def fill(url: SecretStr, count: int) -> None:
+def fill(url: SecretStr, count: int, newest_us: int | None = None) -> None:
+    """``count`` readings of `WELL`, `TAGS` tags at 1 Hz, the newest at ``newest_us``; None: now."""
     with psycopg.connect(url.get_secret_value(), autocommit=True) as connection:
         connection.execute(
             """INSERT INTO scada_readings (timestamp, well_id, tag_node_id, value)
-               SELECT date_trunc('second', now()) - n * interval '1 second', %s, 'ns=2;s=Well-01.Tag' || k, random()
+               SELECT coalesce(to_timestamp(%s), date_trunc('second', now())) - n * interval '1 second',
+                   %s, 'ns=2;s=Well-01.Tag' || k, random()
                FROM generate_series(0, %s) n, generate_series(1, %s) k""",
-            [WELL, count // TAGS - 1, TAGS],
+            [None if newest_us is None else newest_us / 1e6, WELL, count // TAGS - 1, TAGS],
         )
         connection.execute("VACUUM ANALYZE scada_readings")
 

@@ -19,21 +19,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import grpc
 import psycopg
 import trio
 from pydantic import SecretStr
 
+from benchmarks.queries import WELL, Client, fill
 from scada_trio.api._generated import scada_pb2
 from scada_trio.loadtest.load import Load
 from scada_trio.loadtest.report import MB
 from scada_trio.loadtest.rig import Rig, open_rig
 from scada_trio.loadtest.sampling import Sample, Sampler
 
-WELLS, TAGS, OLD_TAGS = 10, 1000, 20
-WELL = UUID("22222222-2222-4222-8222-222222222222")
+WELLS, TAGS = 10, 1000
 LAST_US = 1_600_000_000_000_000  # long before anything that is simulated
 WARM_S, SAMPLE_S, CURSOR_ROWS = 10.0, 0.25, 2000
 
@@ -64,7 +63,7 @@ async def run(directory: Path, count: int, for_s: float, values_per_s: float, wi
     async with open_rig(load, directory, database_url=None, keep=False, say=say) as rig:
         (url,) = rig.tenant_urls
         say(f"storing {count:,} old readings")
-        await trio.to_thread.run_sync(fill, url, count)
+        await trio.to_thread.run_sync(fill, url, count, LAST_US)
         watch = Watch(rig)
         await watch.until_connected(WELLS)
         await trio.sleep(WARM_S)
@@ -73,12 +72,12 @@ async def run(directory: Path, count: int, for_s: float, values_per_s: float, wi
         streams: list[Transfer] = []
         bares: list[Transfer] = []
         with grpc.insecure_channel(f"127.0.0.1:{rig.service.grpc_port}") as channel:
-            tenant_id = await trio.to_thread.run_sync(only_tenant, channel)
+            client = Client(channel, await trio.to_thread.run_sync(only_tenant, channel))
 
             async def reading() -> None:
                 until = trio.current_time() + for_s
                 while not streams or trio.current_time() < until:
-                    streams.append(await trio.to_thread.run_sync(stream, channel, tenant_id))
+                    streams.append(await trio.to_thread.run_sync(stream, client))
 
             say("streams beside it")
             beside = await watch.during(reading)
@@ -164,18 +163,6 @@ FIGURES: dict[str, Callable[[Sequence[Sample]], str]] = {
 }
 
 
-def fill(url: SecretStr, count: int) -> None:
-    """``count`` readings of `WELL`, `OLD_TAGS` tags at 1 Hz, the newest at `LAST_US`."""
-    with psycopg.connect(url.get_secret_value(), autocommit=True) as connection:
-        connection.execute(
-            """INSERT INTO scada_readings (timestamp, well_id, tag_node_id, value)
-               SELECT to_timestamp(%s) - n * interval '1 second', %s, 'ns=2;s=Well-01.Tag' || k, random()
-               FROM generate_series(0, %s) n, generate_series(1, %s) k""",
-            [LAST_US / 1e6, WELL, count // OLD_TAGS - 1, OLD_TAGS],
-        )
-        connection.execute("VACUUM ANALYZE scada_readings")
-
-
 def only_tenant(channel: grpc.Channel) -> str:
     """The id of the rig's tenant."""
     call = channel.unary_unary(
@@ -187,15 +174,11 @@ def only_tenant(channel: grpc.Channel) -> str:
     return str(tenant.tenant_id)
 
 
-def stream(channel: grpc.Channel, tenant_id: str) -> Transfer:
+def stream(client: Client) -> Transfer:
     """Everything that `WELL` has, every message parsed."""
-    call: Any = channel.unary_stream(
-        "/scada.ScadaService/StreamReadings",
-        request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=scada_pb2.StreamReadingsResponse.FromString,
-    )
-    request = scada_pb2.StreamReadingsRequest(tenant_id=tenant_id, well_id=str(WELL), end_time_us=LAST_US)
-    return _timed(len(message.readings) for message in call(request, timeout=3600))
+    started = time.perf_counter()
+    rows = client.stream()
+    return Transfer(client.first_s[-1], time.perf_counter() - started, rows)
 
 
 def bare(url: SecretStr) -> Transfer:
