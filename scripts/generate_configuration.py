@@ -19,8 +19,10 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from scada_trio.variables import SECTIONS
+from scada_trio.config import Settings
 from scada_trio.variables.about import About
+
+SECTIONS: tuple[type[BaseSettings], ...] = Settings.__bases__  # type: ignore[assignment]  # a class for each subject
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "configuration.md"

@@ -1,7 +1,7 @@
 """The variables of the environment, by subject: type, default, range, unit, and what each is for.
 
-`scada_trio.config.Settings` is made of them and reads them; docs/configuration.md and ``.env.example`` are made of them
-by ``scripts/generate_configuration.py``.
+`scada_trio.config.Settings` is made of them and reads them; docs/configuration.md and ``.env.example`` are made of its
+bases, in their order, by ``scripts/generate_configuration.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from scada_trio.variables.retention import RetentionVariables
 from scada_trio.variables.servers import ServerVariables
 
 __all__ = [
-    "SECTIONS",
     "BatchVariables",
     "CertificateVariables",
     "DatabaseVariables",
@@ -25,15 +24,3 @@ __all__ = [
     "RetentionVariables",
     "ServerVariables",
 ]
-
-SECTIONS = (
-    DatabaseVariables,
-    DeviceVariables,
-    CertificateVariables,
-    BatchVariables,
-    JournalVariables,
-    RetentionVariables,
-    ServerVariables,
-    ProcessVariables,
-)
-"""In the order in which documents tell of them."""
