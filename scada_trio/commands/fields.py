@@ -7,6 +7,7 @@ one's.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from uuid import UUID, uuid5
 
 import structlog
@@ -34,18 +35,17 @@ async def ensure_tenant(
     a run that was killed between the two. Raises `ConfigurationRefused`, `DatabaseError`, `SecretError`.
     """
     row = next((row for row in await master.list_tenants() if row.name == name), None)
-    if row is not None:
-        tenant_id, url = row.tenant_id, instance.secrets.decrypt(row.database_url)
-    else:
-        tenant_id = uuid5(_NAMESPACE, name)
-        stored = instance.secrets.encrypt(await master.database_url(database))  # without a key nothing is made
-        try:
-            url = await master.create_database(database)
-        except ConfigurationRefused:
-            url = await master.database_url(database)
-        await master.add_tenant(tenant_id, name, stored)
+    url = await master.database_url(database) if row is None else instance.secrets.decrypt(row.database_url)
+    stored = instance.secrets.encrypt(url)  # without a key nothing is made
+    if row is None:
+        with suppress(ConfigurationRefused):
+            await master.create_database(database)
     report = await trio.to_thread.run_sync(migrate_tenant, url, periods)
     log.info("tenant database migrated", tenant=name, applied=len(report.applied), flavour=report.flavour)
+    if row is not None:
+        return row.tenant_id
+    tenant_id = uuid5(_NAMESPACE, name)
+    await master.add_tenant(tenant_id, name, stored)  # last, so that no service meets a tenant without its tables
     return tenant_id
 
 
