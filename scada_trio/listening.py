@@ -20,6 +20,12 @@ import trio
 from scada_trio.errors import ConfigError
 
 _BACKLOG: Final = 128
+_EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - where it is reached instead
+
+
+def reached_at(host: str) -> str:
+    """Where what listens on ``host`` is reached from this machine: loopback for one that listens on every address."""
+    return _EVERY_ADDRESS.get(host, host)
 
 
 async def open_listening_sockets(

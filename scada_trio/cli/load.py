@@ -34,8 +34,6 @@ class PictureFormat(StrEnum):
     PNG = "png"
 
 
-_EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
-
 ModeOption = Annotated[LoadMode, typer.Option(help="50, 200 or 1,000 wells of 10 tags at 1 Hz.")]
 WellsOption = Annotated[
     int | None, typer.Option("--wells", "--connections", min=1, max=5_000, help="Endpoints, instead of the mode's.")
@@ -82,16 +80,17 @@ def simulate(
 
     from scada_trio.commands.simulate import Place, Reader
     from scada_trio.commands.simulate import simulate as command
+    from scada_trio.listening import reached_at
     from scada_trio.loadtest.load import Mode, load_of
 
     if base_port and base_port + (wells or 1_000) > 32_768:
         raise InvalidField("--base-port", "ports from 32768 on are the system's own: take a lower one")
     rates = _fault_rates(bad, uncertain, outages_per_hour)
     load = load_of(Mode(mode), wells=wells, tags=tags, rate_hz=rate, rates=rates, seed=seed)
-    if advertise is None and host in _EVERYWHERE:
+    if advertise is None and reached_at(host) != host:
         if tenant is not None:
             raise InvalidField("--advertise", f"is needed: a service does not find wells at {host}")
-        advertise = "127.0.0.1"
+        advertise = reached_at(host)
     reader = None if tenant is None else Reader(tenant, load_settings())
     place = Place(host, base_port, advertise)
     trio.run(partial(command, out, load, place, record=record, duration_s=duration, reader=reader))

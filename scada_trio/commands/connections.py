@@ -118,7 +118,7 @@ def _shown(row: tuple[object, ...], running: Running) -> list[object]:
     named = dict(zip(_COLUMNS, row, strict=True))
     if named["security_policy"] != "None":
         named["security_mode"] = f"{named['security_mode']} {named['security_policy']}"
-    named["state"] = named["state"] or ("not running" if running.silence is None else "no service")
+    named["state"] = named["state"] or running.absence
     return [value for name, value in named.items() if name not in _NOT_IN_TABLE]
 
 

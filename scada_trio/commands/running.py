@@ -22,10 +22,10 @@ import trio
 
 from scada_trio.config import Settings
 from scada_trio.errors import ScadaError
+from scada_trio.listening import reached_at
 
 _TIMEOUT_S: Final = 3.0
 _MAX_BYTES: Final = 256 << 20  # a connection is about 600 bytes of it
-_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - where it is asked instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,11 @@ class Running:
     tenants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     connections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     silence: str | None = None
+
+    @property
+    def absence(self) -> str:
+        """The state, for people, of what is not in the answer."""
+        return "not running" if self.silence is None else "no service"
 
 
 class _NoAnswer(ScadaError):
@@ -65,7 +70,7 @@ def iso_seconds(at: float | None) -> str | None:
 
 def _fetch(settings: Settings) -> dict[str, Any]:
     access = settings.web_access
-    host = _ANY_ADDRESS.get(settings.metrics_host, settings.metrics_host)
+    host = reached_at(settings.metrics_host)
     name = f"[{host}]" if ":" in host else host
     where = f"{'https' if access.tls_cert else 'http'}://{name}:{settings.metrics_port}/status"
     if settings.metrics_port == 0:

@@ -96,7 +96,7 @@ async def list_tenants(settings: Settings, console: Console, *, form: Format) ->
         live = running.tenants.get(str(row.tenant_id), {})
         state = live.get("state")
         if form == "table":
-            state = state or ("not running" if running.silence is None else "no service")
+            state = state or running.absence
         rows.append(
             (
                 *(str(row.tenant_id), row.name, row.status, row.connections, state),
