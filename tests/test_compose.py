@@ -101,7 +101,9 @@ class Project:
     def asked(self, query: str) -> float:
         """What Prometheus answers; 0 where it has no such series."""
         response = self.get(9091, "/api/v1/query", query=query)
-        found: list[Any] = [] if response is None else response.json()["data"]["result"]
+        if response is None or response.status_code == httpx.codes.SERVICE_UNAVAILABLE:  # it reads what it has first
+            return 0.0
+        found: list[Any] = response.json()["data"]["result"]
         return float(found[0]["value"][1]) if found else 0.0
 
     def call(self, method: str, **fields: Any) -> Any:
