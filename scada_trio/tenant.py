@@ -168,7 +168,8 @@ class Tenant:
         batches_in, batches = trio.open_memory_channel[Batch](1)
         device_threads = trio.CapacityLimiter(_DEVICE_THREADS)
         connecting = trio.CapacityLimiter(_CONNECTING)
-        self._writer = Writer(journal, batches, self._open_sink, metrics=self._metrics)
+        writers = self._settings.db_write_connections
+        self._writer = Writer(journal, batches, self._open_sink, metrics=self._metrics, connections=writers)
         aggregator = Aggregator(
             journal,
             deliveries,
@@ -378,11 +379,10 @@ class Tenant:
             await trio.sleep(_MAINTENANCE_S)
 
     def _open_sink(self) -> AbstractAsyncContextManager[TenantWriter]:
-        window = TimeWindow.of(self._settings.storage)
         return open_tenant_writer(
             self.spec.database_url,
             self._tags,
-            window=window,
+            window=TimeWindow.of(self._settings.storage),
             quarantine_rows=self._settings.quarantine_max_rows,
             **self._settings.db_timeouts,
         )

@@ -1,12 +1,15 @@
-"""The last stage of a tenant: one batch at a time into the tenant's database, again and again until it is there.
+"""The last stage of a tenant: batch after batch into the tenant's database, again and again until it is there.
 
-Owns the tenant's writing connection and its retries. Knows no device; the tenant starts it. How a batch is written is
-the storage package's; a batch that may have been committed before the link broke is recognised there by its number,
+Owns the tenant's writing connections and their retries. Knows no device; the tenant starts it. How a batch is written
+is the storage package's; a batch that may have been committed before the link broke is recognised there by its number,
 and what a former process left in the journal by the cursor that it moved.
 
     open ──► resolve the journal, once ──► Batch ──► write ──► committed ──► losses, if there are any
       ▲                                                │ DatabaseUnavailable: new connection, back off, same batch again
       └────────────────────────────────────────────────┘ DatabaseMisconfigured, BatchRejected: the same, and shown
+
+Of several connections each takes the next batch in turn. It sends its rows while the batches before are on their way,
+and commits after them: the order of commits is that of the batches, so that one cursor tells of all of them.
 
 Rows that the database does not take end in its quarantine, or in its ledger of losses, and hold nothing up.
 """
@@ -14,8 +17,10 @@ Rows that the database does not take end in its quarantine, or in its ledger of 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
@@ -34,6 +39,7 @@ _FIRST_DELAY_S = 0.25
 _MAX_DELAY_S = 15.0
 _LOSSES_EVERY_S = 5.0  # where no batch comes
 _LOSSES_AT_ONCE = 1000
+_PATIENCE_S = 1.0  # of rows sent ahead: what they hold up in the database may be the very batch that they wait for
 _REFUSALS_EVERY_S = 60.0  # the same reason for a quarantine is an error once a minute
 
 
@@ -47,6 +53,17 @@ class BatchSink(Protocol):
     async def write(self, batch: Batch, journal_id: UUID) -> WriteResult:
         """Write and commit, exactly once for each ``(journal_id, batch.sequence)``; raises `DatabaseError`."""
         ...
+
+    async def begin(self, batch: Batch, journal_id: UUID) -> bool:
+        """Send what `finish` commits or `undo` takes back; False where only `write` will do; raises `DatabaseError`."""
+        ...
+
+    async def finish(self, batch: Batch, journal_id: UUID) -> WriteResult:
+        """Commit what was begun; as `write`."""
+        ...
+
+    async def undo(self) -> None:
+        """Take back what was begun; raises `DatabaseError`."""
 
     async def write_losses(self, losses: Sequence[tuple[int, Loss]], journal_id: UUID) -> None:
         """Store losses, exactly once for each number of that journal; raises `DatabaseError`."""
@@ -79,6 +96,16 @@ class BatchQueue(Protocol):
         """The database has the losses up to that number."""
 
 
+@dataclass(slots=True)
+class _Turn:
+    """A batch in one connection's hands, which may be committed once ``before`` is set; sets ``done`` then."""
+
+    batch: Batch
+    before: trio.Event
+    done: trio.Event
+    ahead: bool  # whether its rows may be sent before
+
+
 class Writer:
     """``state`` is ``connecting``, ``ready`` or why nothing is written; ``last_error`` the failure it is in."""
 
@@ -89,12 +116,18 @@ class Writer:
         open_sink: Callable[[], AbstractAsyncContextManager[BatchSink]],
         *,
         metrics: TenantMetrics,
+        connections: int = 1,
     ) -> None:
         self._queue = journal
         self._incoming = incoming
         self._open_sink = open_sink
         self._metrics = metrics
-        self._batch: Batch | None = None
+        self._connections = connections
+        self._pending: deque[Batch] = deque()  # received and not committed, in order
+        self._in_hand = 0  # of these, the first so many
+        self._again = 0  # of the others, the first so many failed before
+        self._receiving = trio.Lock()
+        self._last_done = trio.Event()
         self._resolved = False
         self._quarantine_full = False
         self._refusal: tuple[str | None, float] = (None, 0.0)
@@ -105,16 +138,17 @@ class Writer:
     async def run(self) -> None:
         """Returns when the channel is closed and everything that came through it is committed; closes its end.
 
-        Cancelled, the batch in hand is rolled back in the database and stays in the journal.
+        Cancelled, the batches in hand are rolled back in the database and stay in the journal.
         """
         with self._incoming:
             while True:
                 try:
-                    async with self._open_sink() as sink:
-                        await self._resolve(sink)
-                        if self._batch is None:
+                    async with AsyncExitStack() as stack:
+                        sinks = [await stack.enter_async_context(self._open_sink()) for _ in range(self._connections)]
+                        await self._resolve(sinks[0])
+                        if not self._pending:
                             self._succeeded()
-                        await self._write_all(sink)
+                        await self._write_all(sinks)
                         return
                 except DatabaseError as error:
                     self._failed(error)
@@ -126,25 +160,54 @@ class Writer:
             await self._queue.resolve(await sink.committed_sequence(self._queue.journal_id))
             self._resolved = True
 
-    async def _write_all(self, sink: BatchSink) -> None:
-        while True:
-            if self._batch is None:
+    async def _write_all(self, sinks: Sequence[BatchSink]) -> None:
+        """Everything that comes, over all of ``sinks``; the first failure of one ends all."""
+        self._in_hand, self._again = 0, len(self._pending)
+        self._last_done = trio.Event()
+        self._last_done.set()
+        failures: list[DatabaseError] = []
+
+        async def write_turns(sink: BatchSink) -> None:
+            try:
+                while (turn := await self._next_turn(sink)) is not None:
+                    await self._write(sink, turn)
+            except DatabaseError as error:
+                failures.append(error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for sink in sinks:
+                nursery.start_soon(write_turns, sink)
+        if failures:
+            raise failures[0]
+
+    async def _next_turn(self, sink: BatchSink) -> _Turn | None:
+        """The next batch; None at the end of the channel. Losses are reported meanwhile."""
+        async with self._receiving:
+            while self._in_hand == len(self._pending):
                 await self._report_losses(sink)
                 try:
                     with trio.move_on_after(_LOSSES_EVERY_S):
-                        self._batch = await self._incoming.receive()
+                        self._pending.append(await self._incoming.receive())
                 except trio.EndOfChannel:
                     await self._report_losses(sink)
-                    return
-            if self._batch is not None:
-                await self._write(sink, self._batch)
+                    return None
+            before, self._last_done = self._last_done, trio.Event()
+            turn = _Turn(self._pending[self._in_hand], before, self._last_done, ahead=self._again == 0)
+            self._in_hand += 1
+            self._again = max(0, self._again - 1)
+            return turn
 
-    async def _write(self, sink: BatchSink, batch: Batch) -> None:
+    async def _write(self, sink: BatchSink, turn: _Turn) -> None:
+        batch = turn.batch
         started = time.perf_counter()
-        result = await sink.write(batch, self._queue.journal_id)
+        if await self._begun(sink, turn):
+            result = await sink.finish(batch, self._queue.journal_id)
+        else:
+            result = await sink.write(batch, self._queue.journal_id)
         elapsed = time.perf_counter() - started
-        await self._queue.committed(batch, result)
-        self._batch = None
+        self._pending.popleft()
+        self._in_hand -= 1
         self._metrics.write_duration.observe(elapsed)
         self._metrics.batch_size.observe(len(batch))
         self._metrics.batch_latency.observe(max(0.0, time.time() - int(batch.readings.time_us.min()) / 1e6))
@@ -157,6 +220,21 @@ class Writer:
         elif result.quarantined:
             self._quarantine_full = False
         log.debug("batch committed", readings=len(batch), duplicates=result.duplicates, seconds=round(elapsed, 4))
+        await self._queue.committed(batch, result)
+        turn.done.set()
+
+    async def _begun(self, sink: BatchSink, turn: _Turn) -> bool:
+        """Wait for the batches before; whether this one's rows were sent meanwhile."""
+        if turn.before.is_set():
+            return False
+        begun = turn.ahead and await sink.begin(turn.batch, self._queue.journal_id)
+        if begun:
+            with trio.move_on_after(_PATIENCE_S):
+                await turn.before.wait()
+                return True
+            await sink.undo()
+        await turn.before.wait()
+        return False
 
     async def _report_losses(self, sink: BatchSink) -> None:
         """Put what was lost into the database; told of it at the end, the journal forgets."""

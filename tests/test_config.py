@@ -29,6 +29,7 @@ FIXED = {
     "METRICS_PORT": 9_090,
     "GRPC_PORT": 50_051,
     "DB_MAX_CONNECTIONS": 20,
+    "DB_WRITE_CONNECTIONS": 1,
 }
 UNIT_OF_SUFFIX = {
     "_MS": "milliseconds",

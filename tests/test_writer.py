@@ -58,6 +58,15 @@ class FailingSink:
         reason = "too large" if len(refused) else None
         return WriteResult(len(batch) - len(refused), quarantined=len(refused), refused_tag=refused, reason=reason)
 
+    async def begin(self, batch: Batch, journal_id: UUID) -> bool:
+        raise AssertionError("one connection has nothing to send ahead of")
+
+    async def finish(self, batch: Batch, journal_id: UUID) -> WriteResult:
+        raise AssertionError("nothing was begun")
+
+    async def undo(self) -> None:
+        raise AssertionError("nothing was begun")
+
     async def write_losses(self, losses: Sequence[tuple[int, Loss]], journal_id: UUID) -> None:
         await self._fail()
         self.losses += losses

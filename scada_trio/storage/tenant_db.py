@@ -1,6 +1,6 @@
 """Writing one tenant's readings: each batch in one transaction with the cursor that remembers it.
 
-Owns the tenant's writing connection and the SQL of ``scada_readings`` and ``scada_ingest_cursor``. Knows no journal and
+Owns the tenant's writing connection and the SQL of ``scada_readings``; the cursor's is `cursor`'s. Knows no journal and
 no retry: the tenant's writer stage opens a `TenantWriter`, gives it batches one at a time and closes it.
 
     BEGIN ─► move the cursor to the batch's sequence ─► COPY ─► COMMIT
@@ -8,12 +8,15 @@ no retry: the tenant's writer stage opens a `TenantWriter`, gives it batches one
                                                              │ other rows refused: again, row by row (`sifting`)
 
 Where no unique index tells a repeated reading, those that may be stored already are looked up (`late`, `sifting`).
+
+A tenant with several such connections copies a batch while the one before it is still on its way, and moves the cursor
+once that one is committed: `begin`, then `finish`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final, LiteralString
 from uuid import UUID
@@ -22,7 +25,7 @@ import numpy as np
 import psycopg
 import trio
 from numpy.typing import NDArray
-from psycopg import errors, pq
+from psycopg import errors
 from pydantic import SecretStr
 
 from scada_trio.errors import BatchRejected, DatabaseMisconfigured
@@ -30,6 +33,7 @@ from scada_trio.losses import Loss
 from scada_trio.readings import EMPTY_BLOCK, Batch, ReadingBlock, TagTable, WriteResult
 from scada_trio.storage.connect import Connection, open_connection, run_cancellable, translate
 from scada_trio.storage.copy import COPY_COLUMNS, EncodedRows, RowTemplates, encode_rows
+from scada_trio.storage.cursor import amend_cursor, cursor_moved, earlier_result, move_cursor, read_cursor
 from scada_trio.storage.late import Table, inspect_table
 from scada_trio.storage.losses import store_losses
 from scada_trio.storage.quarantine import MAX_ROWS, Origin, Refused, keep
@@ -37,22 +41,6 @@ from scada_trio.storage.sifting import sift, split_texts
 from scada_trio.storage.window import TimeWindow
 
 _TABLES: Final = ("scada_readings", "scada_ingest_cursor", "scada_quarantine", "scada_loss")
-
-# The row lock makes a second attempt wait for a first whose commit is in doubt; no row back: it did commit.
-_MOVE_CURSOR: Final = """
-    INSERT INTO scada_ingest_cursor AS c (journal_id, last_seq, inserted, duplicates, replaced, quarantined)
-    VALUES (%(journal)s, %(sequence)s, %(inserted)s, %(duplicates)s, %(replaced)s, %(quarantined)s)
-    ON CONFLICT (journal_id) DO UPDATE SET last_seq = excluded.last_seq, inserted = excluded.inserted,
-        duplicates = excluded.duplicates, replaced = excluded.replaced, quarantined = excluded.quarantined,
-        updated_at = now()
-    WHERE c.last_seq < excluded.last_seq
-    RETURNING true"""
-_AMEND_CURSOR: Final = """
-    UPDATE scada_ingest_cursor SET inserted = %(inserted)s, duplicates = %(duplicates)s, replaced = %(replaced)s,
-        quarantined = %(quarantined)s
-    WHERE journal_id = %(journal)s"""
-_READ_CURSOR: Final = """
-    SELECT last_seq, inserted, duplicates, replaced, quarantined FROM scada_ingest_cursor WHERE journal_id = %s"""
 
 _COPY: Final = f"COPY scada_readings ({COPY_COLUMNS}) FROM STDIN (FORMAT BINARY)"
 _COPY_STAGING: Final = f"COPY scada_staging ({COPY_COLUMNS}) FROM STDIN (FORMAT BINARY)"
@@ -123,10 +111,11 @@ class TenantWriter:
         self._tags = tags
         self._templates = RowTemplates(tags)
         self._limiter = limiter
+        self._begun: WriteResult | None = None
 
     async def committed_sequence(self, journal_id: UUID) -> int:
         """The sequence of the last batch of that journal in the database; 0 where there is none."""
-        row = await run_cancellable(self._connection, _read_cursor, journal_id, limiter=self._limiter)
+        row = await run_cancellable(self._connection, read_cursor, journal_id, limiter=self._limiter)
         return 0 if row is None else row.sequence
 
     async def write(self, batch: Batch, journal_id: UUID) -> WriteResult:
@@ -141,25 +130,38 @@ class TenantWriter:
         Raises `DatabaseUnavailable` (the commit may be in doubt: write the same batch again), `DatabaseMisconfigured`.
         A cancelled call has rolled back.
         """
-        origin = Origin(journal_id, batch.sequence)
-        work = _Work(batch, origin, self._tags, self._templates, self._window, self._table, self._quarantine_rows)
-        return await run_cancellable(self._connection, _write, work, limiter=self._limiter)
+        return await run_cancellable(self._connection, _write, self._work(batch, journal_id), limiter=self._limiter)
+
+    async def begin(self, batch: Batch, journal_id: UUID) -> bool:
+        """COPY a batch into a transaction that stays open, while batches before it are not committed yet.
+
+        True: `finish` or `undo` has to follow. False: nothing is begun, since the database has or refuses some of its
+        rows, or could not tell; `write` it in its turn. Raises as `write`.
+        """
+        work = self._work(batch, journal_id)
+        self._begun = await run_cancellable(self._connection, _begin, work, limiter=self._limiter)
+        return self._begun is not None
+
+    async def finish(self, batch: Batch, journal_id: UUID) -> WriteResult:
+        """Move the cursor to the batch that was begun and commit; returns and raises as `write`."""
+        assert self._begun is not None
+        work = self._work(batch, journal_id)
+        return await run_cancellable(self._connection, _finish, work, self._begun, limiter=self._limiter)
+
+    async def undo(self) -> None:
+        """Roll back what was begun."""
+        await run_cancellable(self._connection, _undo, limiter=self._limiter)
 
     async def write_losses(self, losses: Sequence[tuple[int, Loss]], journal_id: UUID) -> None:
         """Store losses, each once for its number in the journal; raises as `write` does."""
         await run_cancellable(self._connection, store_losses, losses, journal_id, limiter=self._limiter)
 
+    def _work(self, batch: Batch, journal_id: UUID) -> _Work:
+        origin = Origin(journal_id, batch.sequence)
+        return _Work(batch, origin, self._tags, self._templates, self._window, self._table, self._quarantine_rows)
+
 
 # --- in the worker thread
-
-
-@dataclass(frozen=True, slots=True)
-class _Cursor:
-    sequence: int
-    inserted: int
-    duplicates: int
-    replaced: int
-    quarantined: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,11 +192,6 @@ def _exists(connection: Connection, table: str) -> bool:
     return row is not None and bool(row[0])
 
 
-def _read_cursor(connection: Connection, journal_id: UUID) -> _Cursor | None:
-    row = connection.execute(_READ_CURSOR, [journal_id]).fetchone()
-    return None if row is None else _Cursor(*row)
-
-
 def _write(connection: Connection, work: _Work) -> WriteResult:
     readings, refused = work.window.split(connection, work.batch.readings)
     if work.table.days is not None:
@@ -210,17 +207,49 @@ def _write(connection: Connection, work: _Work) -> WriteResult:
     return result
 
 
+def _begin(connection: Connection, work: _Work) -> WriteResult | None:
+    """BEGIN and COPY; None, with nothing left of it, where that is not all there is to do."""
+    readings, refused = work.window.split(connection, work.batch.readings)
+    if refused or work.table.look_up is not None:
+        return None
+    if work.table.days is not None:
+        work.table.days.make(connection, readings)
+    rows = encode_rows(readings, work.templates)
+    try:
+        connection.execute("BEGIN")
+        _copy(connection, _COPY, rows)
+    except psycopg.Error as error:
+        with suppress(psycopg.OperationalError):  # the link is broken, and so it is rolled back
+            _undo(connection)
+        if isinstance(error, errors.UniqueViolation) or _is_rows_fault(error):
+            return None
+        raise
+    return WriteResult(rows.rows, rows.duplicates, rows.replaced)
+
+
+def _finish(connection: Connection, work: _Work, result: WriteResult) -> WriteResult:
+    if not move_cursor(connection, work.origin, result):
+        _undo(connection)
+        return earlier_result(connection, work.origin, len(work.batch))
+    connection.commit()
+    return result
+
+
+def _undo(connection: Connection) -> None:
+    connection.rollback()
+
+
 def _write_telling(connection: Connection, work: _Work, readings: ReadingBlock, refused: list[Refused]) -> WriteResult:
     """By COPY; where the database tells of rows that it has or does not take, by a slower way."""
     rows = encode_rows(readings, work.templates)
     result = _with_refused(WriteResult(rows.rows, rows.duplicates, rows.replaced), refused)
     try:
-        with _cursor_moved(connection, work.origin, result) as moved:
+        with cursor_moved(connection, work.origin, result) as moved:
             if not moved:
-                return _earlier_result(connection, work)
+                return earlier_result(connection, work.origin, len(work.batch))
             if lost := work.keep(connection, refused):
                 result = replace(result, quarantined=result.quarantined - lost, lost=lost)
-                connection.execute(_AMEND_CURSOR, _cursor_values(work.origin, result))
+                amend_cursor(connection, work.origin, result)
             _copy(connection, _COPY, rows)
         return result
     except errors.UniqueViolation:
@@ -242,7 +271,7 @@ def _is_rows_fault(error: psycopg.Error) -> bool:
 
 def _write_merging(connection: Connection, work: _Work, rows: EncodedRows, refused: list[Refused]) -> WriteResult:
     """The same where some rows are stored already; half as fast."""
-    with _cursor_moved(connection, work.origin, WriteResult(inserted=0)):
+    with cursor_moved(connection, work.origin, WriteResult(inserted=0)):
         lost = work.keep(connection, refused)
         connection.execute(_CREATE_STAGING)
         _copy(connection, _COPY_STAGING, rows)
@@ -253,7 +282,7 @@ def _write_merging(connection: Connection, work: _Work, rows: EncodedRows, refus
             replaced=rows.replaced + replaced,
         )
         result = _with_refused(counted, refused, lost)
-        connection.execute(_AMEND_CURSOR, _cursor_values(work.origin, result))
+        amend_cursor(connection, work.origin, result)
     return result
 
 
@@ -278,9 +307,9 @@ def _write_sifting(
 def _sift_beside(
     connection: Connection, work: _Work, readings: ReadingBlock, refused: list[Refused], fresh: EncodedRows
 ) -> WriteResult:
-    with _cursor_moved(connection, work.origin, WriteResult(inserted=0)) as moved:
+    with cursor_moved(connection, work.origin, WriteResult(inserted=0)) as moved:
         if not moved:
-            return _earlier_result(connection, work)
+            return earlier_result(connection, work.origin, len(work.batch))
         _copy(connection, _COPY, fresh)
         readings, no_text = split_texts(connection, readings, work.tags)
         refused = refused + no_text
@@ -298,7 +327,7 @@ def _sift_beside(
             reason=sifted.reason,
         )
         result = _with_refused(counted, refused, lost)
-        connection.execute(_AMEND_CURSOR, _cursor_values(work.origin, result))
+        amend_cursor(connection, work.origin, result)
     return result
 
 
@@ -313,44 +342,6 @@ def _with_refused(result: WriteResult, refused: list[Refused], lost: int = 0) ->
         refused_tag=np.concatenate([result.refused_tag, *(part.readings.tag for part in refused)]),
         reason=f"{refused[0].reason} (SQLSTATE {refused[0].sqlstate})",
     )
-
-
-@contextmanager
-def _cursor_moved(connection: Connection, origin: Origin, result: WriteResult) -> Iterator[bool]:
-    """A transaction that begins by moving the cursor; whether it was not there already.
-
-    Both are sent at once: a far database answers a batch in four round trips, not in five. psycopg's own
-    ``transaction()`` would keep the pipeline open, and there is no COPY in one.
-    """
-    try:
-        with connection.pipeline():
-            connection.execute("BEGIN")
-            answer = connection.execute(_MOVE_CURSOR, _cursor_values(origin, result))
-        yield answer.fetchone() is not None
-        connection.commit()
-    finally:
-        if connection.info.transaction_status != pq.TransactionStatus.IDLE:
-            with suppress(psycopg.OperationalError):  # the link is broken, and so it is rolled back
-                connection.rollback()
-
-
-def _cursor_values(origin: Origin, result: WriteResult) -> dict[str, object]:
-    return {
-        "journal": origin.journal_id,
-        "sequence": origin.sequence,
-        "inserted": result.inserted,
-        "duplicates": result.duplicates,
-        "replaced": result.replaced,
-        "quarantined": result.quarantined,
-    }
-
-
-def _earlier_result(connection: Connection, work: _Work) -> WriteResult:
-    cursor = _read_cursor(connection, work.origin.journal_id)
-    if cursor is None or cursor.sequence != work.origin.sequence:
-        return WriteResult(inserted=len(work.batch), already=True)
-    stored = (cursor.inserted, cursor.duplicates, cursor.replaced, cursor.quarantined)
-    return WriteResult(*stored, already=True, lost=len(work.batch) - sum(stored))
 
 
 def _copy(connection: Connection, statement: LiteralString, rows: EncodedRows) -> None:

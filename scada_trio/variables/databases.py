@@ -88,9 +88,18 @@ class DatabaseVariables(BaseSettings):
         Field(ge=1, le=1000),
         About(
             "connections",
-            "Connections for reads in the whole process. Each tenant's writer has one more of its own.",
+            "Connections for reads in the whole process. Each tenant's writer has its own beside them.",
         ),
     ] = 20
+    db_write_connections: Annotated[
+        int,
+        Field(ge=1, le=4),
+        About(
+            "connections",
+            "Connections of each tenant's writer. With more than one the next batches are sent while one is on its "
+            "way, and committed after it.",
+        ),
+    ] = 1
     db_connect_timeout_ms: Annotated[
         Milliseconds,
         About(
