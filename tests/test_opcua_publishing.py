@@ -141,6 +141,22 @@ async def test_unreadable_notification() -> None:
         assert rig.errors("sequence_gap") == 0
 
 
+async def test_answers_for_another_subscription() -> None:
+    """A few are passed over; nothing but such answers, each at once, is a session that is given up."""
+    async with open_connected(A) as (device, rig):
+        for _ in range(2):
+            for _ in range(10):
+                await device.keep_alive(foreign=True)
+            await device.notify({1: 1.0})
+            await rig.take()
+        assert device.calls.count("ActivateSession") == 1
+        for _ in range(11):
+            await device.keep_alive(foreign=True)
+        await device.until(lambda: device.calls.count("ActivateSession") == 2)
+        assert rig.errors("protocol") == 1
+        await rig.state(ConnectionState.CONNECTED)
+
+
 # ---- items
 
 

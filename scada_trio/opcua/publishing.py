@@ -33,8 +33,8 @@ PUBLISH_AHEAD: Final = 3
 """Requests outstanding and notifications not accepted, together, a subscription."""
 REPUBLISH_LIMIT: Final = 1_000
 """Missing notifications that are asked for, the newest of a longer gap: servers keep 100 to 5,000."""
-_FAULTS_IN_A_ROW: Final = 10
-"""Faults that ask for another try, one after the other, before the session is given up."""
+_USELESS_IN_A_ROW: Final = 10
+"""Faults that ask for another try, or answers for other subscriptions, before the session is given up."""
 
 _TOO_MANY: Final = int(ua.StatusCodes.BadTooManyPublishRequests)
 _TRY_AGAIN: Final = frozenset({_TOO_MANY, int(ua.StatusCodes.BadTimeout)})
@@ -71,7 +71,7 @@ class Publisher:
         self._intake = kept.intake
         self._token = bytes(nodeid_to_binary(session.link.authentication_token))
         self._limit = PUBLISH_AHEAD
-        self._faults = 0
+        self._useless = 0
         self._filling = False
         self._accepted = trio.Event()
         self._republishes = True
@@ -129,10 +129,18 @@ class Publisher:
             self._intake.unreadable(error)
             self._ask()
             return
-        self._faults = 0
         if result.subscription_id == self._kept.subscription_id:
+            self._useless = 0
             self._take_result(result)
+        elif self._is_too_useless():
+            self._session.fail(DeviceProtocolError("Publish: the server answers for other subscriptions alone"))
+            return
         self._ask()
+
+    def _is_too_useless(self) -> bool:
+        """Whether to stop asking: each of these answers comes at once, so that the next is asked for at once."""
+        self._useless += 1
+        return self._useless > _USELESS_IN_A_ROW
 
     def _take_result(self, result: PublishResult) -> None:
         if result.status_change is not None:
@@ -149,8 +157,7 @@ class Publisher:
 
     def _take_fault(self, fault: PublishFault) -> None:
         """A server that holds too many requests gets fewer; one that let a request time out gets the next."""
-        self._faults += 1
-        if fault.status not in _TRY_AGAIN or self._faults > _FAULTS_IN_A_ROW:
+        if fault.status not in _TRY_AGAIN or self._is_too_useless():
             self._session.fail(fault)
             return
         if fault.status == _TOO_MANY:

@@ -119,18 +119,21 @@ class ScriptedDevice:
         if not missed:
             await self.answer_publish(b"\0" + self.sent[self.sequence])
 
-    async def keep_alive(self) -> None:
-        await self.answer_publish(struct.pack("<BIqi", 0, self.sequence % 0xFFFFFFFF + 1, EPOCH, 0))
+    async def keep_alive(self, *, foreign: bool = False) -> None:
+        """``foreign``: of another subscription."""
+        message = struct.pack("<BIqi", 0, self.sequence % 0xFFFFFFFF + 1, EPOCH, 0)
+        await self.answer_publish(message, subscription_id=self.subscription_id + (1000 if foreign else 0))
 
     async def change_status(self, code: int) -> None:
         change = struct.pack("<IBBB", code, 0, 0, 0)  # status, no diagnostics
         extension = struct.pack("<BBHBi", 1, 0, 820, 1, len(change)) + change
         await self.answer_publish(struct.pack("<BIqi", 0, self.sequence + 1, EPOCH, 1) + extension)
 
-    async def answer_publish(self, message: bytes) -> None:
+    async def answer_publish(self, message: bytes, *, subscription_id: int | None = None) -> None:
         await self.until(lambda: bool(self.publishes))
         request_id, handle = self.publishes.popleft()
-        head = struct.pack("<BBHqIIBi3sIi", 1, 0, 829, EPOCH, handle, 0, 0, -1, b"\0\0\0", self.subscription_id, 0)
+        whose = self.subscription_id if subscription_id is None else subscription_id
+        head = struct.pack("<BBHqIIBi3sIi", 1, 0, 829, EPOCH, handle, 0, 0, -1, b"\0\0\0", whose, 0)
         await self._send(head + message + struct.pack("<ii", -1, -1), request_id)
 
     async def refuse_publish(self, code: int) -> None:
