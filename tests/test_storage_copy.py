@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
+from uuid import UUID
 
 import numpy as np
 import psycopg
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -98,6 +102,30 @@ def test_templates_grow_with_the_tags() -> None:
     late = encode_rows(block((5000, NOON_US, 1.0, Quality.GOOD)), templates).data.tobytes()
     assert b"later 4999" in late
     assert encode_rows(block((0, NOON_US, 1.0, Quality.GOOD)), templates).data.tobytes() == first
+
+
+@pytest.mark.parametrize(("wells", "names"), [(40, 5), (3, 200)], ids=["short runs", "long runs"])
+def test_rows_come_as_the_index_has_them(tenant_url: SecretStr, wells: int, names: int) -> None:
+    """Well by well and within one by width, however they came and whatever their quality; each with its own value."""
+    tags, rng = TagTable(), random.Random(3)
+    well_ids = [UUID(int=rng.getrandbits(128)) for _ in range(wells)]
+    for name, well_id in itertools.product(range(names), well_ids):
+        tags.index_of(well_id, "n" * (name % 4) + str(name))
+    count = wells * names
+    readings = ReadingBlock(
+        np.array(rng.sample(range(count), count), np.int32),
+        np.full(count, NOON_US),
+        np.arange(count, dtype=np.float64),
+        np.array([rng.choice((0, 0, 0, 1, 2)) for _ in range(count)], np.uint8),
+    )
+    _copy(tenant_url, readings, tags)
+    stored = fetch(tenant_url, "SELECT well_id, tag_node_id, value, quality FROM scada_readings ORDER BY ctid")
+    assert [row[:2] for row in stored] == sorted((row[:2] for row in stored), key=lambda k: (k[0], len(k[1]), k[1]))
+    expected = {
+        (*tags.key(int(tag)), float(value), QUALITY_LABELS[quality])
+        for tag, value, quality in zip(readings.tag, readings.value, readings.quality, strict=True)
+    }
+    assert set(stored) == expected
 
 
 def test_an_empty_batch_is_an_empty_stream(tenant_url: SecretStr) -> None:

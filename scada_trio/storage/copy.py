@@ -8,6 +8,9 @@ its worker thread.
 
 The columns that change come first, at fixed offsets; the rest is a template for each (series, quality), kept from
 batch to batch. Rows of one width are one matrix: gather the templates, lay timestamps and values over them.
+
+Rows come in the order of the index as far as it costs little: well by well, and within a well by width. PostgreSQL
+takes a fifth less time for them than for wells as they come.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ _PREFIX: Final = struct.pack("!hiqid", 5, 8, 0, 8, 0.0)
 _TIME: Final = slice(6, 14)
 _VALUE: Final = slice(18, 26)
 _QUALITIES: Final = len(QUALITY_LABELS)
+_LEAST_RUN: Final = 32  # rows of one width in a row, on average; of shorter ones each would cost more than moving all
+_MOVED_AT_ONCE: Final = 1024  # rows; what is needed to move them stays in the processor's cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +63,25 @@ class RowTemplates:
         self._slot_of = np.zeros(64, np.int32)  # template → its row in the group's matrix
         self._groups: list[_Group] = []
         self._group_by_width: dict[int, int] = {}
+        self._ranks = np.zeros(0, np.int64)
+        self._ranked = 0
+
+    def ranks(self) -> NDArray[np.int64]:
+        """Of each series its place among all, by well, width and node id; those that are new come last.
+
+        Sorted anew where a tenth more are there: a place that is not quite right costs time, and nothing else.
+        """
+        count = len(self._tags)
+        if count > self._ranked * 1.1:
+            keys = [self._tags.key(series) for series in range(count)]
+            places = [(well_id.int, len(node_id), node_id) for well_id, node_id in keys]
+            order = sorted(range(count), key=places.__getitem__)
+            self._ranks = np.empty(count, np.int64)
+            self._ranks[order] = np.arange(count)
+            self._ranked = count
+        elif count > len(self._ranks):
+            self._ranks = np.concatenate([self._ranks, np.arange(len(self._ranks), count)])
+        return self._ranks
 
     def find(self, templates: NDArray[np.int64]) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
         """Group and slot of each template number, ``series * 3 + quality``; makes those that are new."""
@@ -72,6 +96,10 @@ class RowTemplates:
     def rows(self, group: int) -> NDArray[np.uint8]:
         """The templates of a group, one a row of its width."""
         return self._groups[group].matrix
+
+    def widths(self) -> NDArray[np.int64]:
+        """Bytes of a row of each group."""
+        return np.array([group.matrix.shape[1] for group in self._groups])
 
     def _reserve(self, size: int) -> None:
         have = len(self._group_of)
@@ -113,13 +141,12 @@ class _Group:
 def encode_rows(readings: ReadingBlock, templates: RowTemplates) -> EncodedRows:
     """The rows of ``readings`` as one COPY BINARY stream, header and trailer included, of `COPY_COLUMNS`.
 
-    Sorted by width, series and time, which is how the index takes them best. Of readings of one series with the
-    same time the last one stays. NaN and infinities are kept; a time that PostgreSQL has no timestamp for is the
-    server's to refuse (SQLSTATE 22008).
+    Sorted by well, width, node id and time. Of readings of one series with the same time the last one stays. NaN and
+    infinities are kept; a time that PostgreSQL has no timestamp for is the server's to refuse (SQLSTATE 22008).
     """
     if len(readings) == 0:
         return EncodedRows(memoryview(_HEADER + _TRAILER), 0, 0, 0)
-    order = _order(readings.tag, readings.time_us)
+    order = _order(templates.ranks()[readings.tag], readings.time_us)
     tag, time_us = readings.tag[order], readings.time_us[order]
     value, quality = readings.value[order], np.minimum(readings.quality[order], _QUALITIES - 1)
     last = np.append((tag[1:] != tag[:-1]) | (time_us[1:] != time_us[:-1]), True)
@@ -134,13 +161,13 @@ def encode_rows(readings: ReadingBlock, templates: RowTemplates) -> EncodedRows:
     return EncodedRows(data, len(tag), dropped - replaced, replaced)
 
 
-def _order(tag: NDArray[np.int32], time_us: NDArray[np.int64]) -> NDArray[np.intp]:
+def _order(rank: NDArray[np.int64], time_us: NDArray[np.int64]) -> NDArray[np.intp]:
     """A stable order by series, then time: one sort of a joint key where it fits 63 bits, as it nearly always does."""
     first = int(time_us.min())
     span = int(time_us.max()) - first + 1
-    if (int(tag.max()) + 1) * span < 2**63:
-        return np.argsort(tag * np.int64(span) + (time_us - first), kind="stable")
-    return np.lexsort((time_us, tag))
+    if (int(rank.max()) + 1) * span < 2**63:
+        return np.argsort(rank * np.int64(span) + (time_us - first), kind="stable")
+    return np.lexsort((time_us, rank))
 
 
 def _same(
@@ -158,29 +185,57 @@ def _lay_rows(
     value: NDArray[np.float64],
     templates: RowTemplates,
 ) -> memoryview:
-    """Header, rows group by group, trailer; ``time`` in µs since 2000."""
-    counts = np.bincount(groups)
-    present = np.flatnonzero(counts).tolist()
-    if len(present) > 1:
+    """Header, rows in their order, trailer; ``time`` in µs since 2000."""
+    starts = _runs(groups)
+    order = None
+    if len(starts) * _LEAST_RUN > len(groups) and len(starts) > 1:
         order = np.argsort(groups, kind="stable")
         slots, time, value = slots[order], time[order], value[order]
+        starts = _runs(groups[order])
+    run_groups = (groups if order is None else groups[order])[starts].tolist()
     # Big-endian last of all: numpy turns columns native when it joins or sorts them.
     time_bytes = time.astype(">i8").view(np.uint8).reshape(-1, 8)
     value_bytes = value.astype(">f8").view(np.uint8).reshape(-1, 8)
-    total = sum(int(counts[group]) * templates.rows(group).shape[1] for group in present)
-    data = np.empty(len(_HEADER) + total + len(_TRAILER), np.uint8)
+    widths = templates.widths()[groups]
+    data = np.empty(len(_HEADER) + int(widths.sum()) + len(_TRAILER), np.uint8)
     data[: len(_HEADER)] = np.frombuffer(_HEADER, np.uint8)
     data[-len(_TRAILER) :] = np.frombuffer(_TRAILER, np.uint8)
-    row, at = 0, len(_HEADER)
-    for group in present:
-        matrix, count = templates.rows(group), int(counts[group])
-        width = matrix.shape[1]
-        rows = data[at : at + count * width].reshape(count, width)
-        np.take(matrix, slots[row : row + count], axis=0, out=rows, mode="clip")
-        rows[:, _TIME] = time_bytes[row : row + count]
-        rows[:, _VALUE] = value_bytes[row : row + count]
-        row, at = row + count, at + count * width
+    body = data[len(_HEADER) : -len(_TRAILER)]
+    laid = body if order is None else np.empty_like(body)
+    at = 0
+    for group, first, last in zip(run_groups, starts.tolist(), [*starts[1:].tolist(), len(groups)], strict=True):
+        matrix = templates.rows(group)
+        end = at + (last - first) * matrix.shape[1]
+        rows = laid[at:end].reshape(last - first, -1)
+        np.take(matrix, slots[first:last], axis=0, out=rows, mode="clip")
+        rows[:, _TIME] = time_bytes[first:last]
+        rows[:, _VALUE] = value_bytes[first:last]
+        at = end
+    if order is not None:
+        _move_rows(laid, order, widths, body)
     return memoryview(data)  # type: ignore[arg-type]  # a buffer from 3.12 on, as far as mypy knows
+
+
+def _runs(groups: NDArray[np.int16]) -> NDArray[np.intp]:
+    """Where each run of equal groups begins."""
+    return np.flatnonzero(np.append(True, groups[1:] != groups[:-1]))
+
+
+def _move_rows(
+    laid: NDArray[np.uint8], order: NDArray[np.intp], widths: NDArray[np.int64], into: NDArray[np.uint8]
+) -> None:
+    """Put all rows, of ``widths`` bytes each, ``into`` their order; ``laid`` has row ``order[i]`` in place ``i``."""
+    ends = np.cumsum(widths)
+    starts = ends - widths
+    sources = np.empty_like(starts)
+    laid_widths = widths[order]
+    sources[order] = np.cumsum(laid_widths) - laid_widths
+    for first in range(0, len(widths), _MOVED_AT_ONCE):
+        part = slice(first, first + _MOVED_AT_ONCE)
+        begin, end = int(starts[first]), int(ends[part][-1])
+        index = np.arange(begin, end)
+        index += np.repeat(sources[part] - starts[part], widths[part])
+        np.take(laid, index, out=into[begin:end], mode="clip")
 
 
 def _field(content: bytes) -> bytes:
