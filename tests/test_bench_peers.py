@@ -22,7 +22,7 @@ from benchmarks.peers.harness import RunFailed, open_run
 from benchmarks.peers.pipeline import Config, Row, Well, next_batch_blocking, quality_of, read_config
 from benchmarks.peers.report import BEGIN, END, Results, peers_better, to_markdown, write_section
 from benchmarks.peers.runs import Ceiling, Fixed, Hold, Memory, Plan, run_ceiling
-from benchmarks.peers.subjects import PEERS, SERVICE, SUBJECTS, Subject
+from benchmarks.peers.subjects import PEERS, SERVICE, SUBJECTS, TWO_WRITERS, Subject
 from scada_trio.simulator.record import MADE, ROW
 from scada_trio.storage.tally import STORED
 from tests.fix_postgres import PostgresServer
@@ -274,7 +274,7 @@ def test_every_peer_has_its_program_and_its_lock() -> None:
         assert "resolved" not in text
         assert "--index-url" not in text
         assert text.count("--hash=sha256:") >= text.count("==") or lock.suffix == ".json"
-    assert set(SUBJECTS) == {SERVICE.name, *(subject.name for subject in PEERS)}
+    assert set(SUBJECTS) == {SERVICE.name, TWO_WRITERS.name, *(subject.name for subject in PEERS)}
 
 
 # ---- real runs

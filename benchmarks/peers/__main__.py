@@ -26,7 +26,7 @@ from benchmarks.peers.harness import RunFailed, open_server
 from benchmarks.peers.install import missing
 from benchmarks.peers.report import Results, machine, to_markdown, write_section
 from benchmarks.peers.runs import Plan, run_ceiling, run_fixed, run_memory
-from benchmarks.peers.subjects import BENCH, ROOT, SERVICE, SUBJECTS, Subject
+from benchmarks.peers.subjects import BENCH, ROOT, SERVICE, SUBJECTS, TWO_WRITERS, Subject
 from scada_trio.storage.embedded import EmbeddedServer
 from scada_trio.storage.tally import server_version
 
@@ -85,11 +85,12 @@ def measure(subjects: list[Subject], plan: Plan, parts: tuple[str, ...]) -> Resu
 def _measure_parts(
     there: list[Subject], server: EmbeddedServer, plan: Plan, work: Path, parts: tuple[str, ...], results: Results
 ) -> None:
+    one_of_each = [subject for subject in there if subject is not TWO_WRITERS]
     if "fixed" in parts:
-        _round_fixed(there, server, plan, work, results)
+        _round_fixed(one_of_each, server, plan, work, results)
     if "memory" in parts:
         say("memory: all at once")
-        results.memory = run_memory(there, server, plan, work)
+        results.memory = run_memory(one_of_each, server, plan, work)
     if "ceiling" in parts:
         _round_ceiling(there, server, plan, work, results)
 
@@ -106,7 +107,9 @@ def _round_fixed(there: list[Subject], server: EmbeddedServer, plan: Plan, work:
 
 
 def _round_ceiling(there: list[Subject], server: EmbeddedServer, plan: Plan, work: Path, results: Results) -> None:
-    for subject in [*there[::2], *reversed(there[1::2])]:
+    ours = [subject for subject in there if subject.is_service]
+    peers = [subject for subject in there if not subject.is_service]
+    for subject in [*ours, *peers[1::2], *reversed(peers[::2])]:
         if subject is SERVICE:
             say("bare COPY")
             results.bare_per_s.append(bare_copy(server, plan.bare_s))

@@ -32,7 +32,7 @@ from benchmarks.peers.account import aligned, lag_s, tally
 from benchmarks.peers.field import RunningField, open_field
 from benchmarks.peers.install import search_path
 from benchmarks.peers.pipeline import Config, Well
-from benchmarks.peers.subjects import ROOT, SERVICE, Subject
+from benchmarks.peers.subjects import ROOT, Subject
 from scada_trio.desired import ConnectionSpec
 from scada_trio.secrets import SecretBox
 from scada_trio.simulator.record import read_record
@@ -47,7 +47,8 @@ PUBLISHING_MS: Final = 200
 QUEUE_SIZE: Final = 200
 BATCH_ROWS: Final = 10_000
 BATCH_S: Final = 1.0
-SETTINGS: Final = {"track_commit_timestamp": "on"}
+# A leaf of the index for each series, and what is written meanwhile, fit into them; as anybody would set them up.
+SETTINGS: Final = {"track_commit_timestamp": "on", "shared_buffers": "1GB", "max_wal_size": "8GB"}
 START_TIMEOUT_S: Final = 120.0
 _STOP_TIMEOUT_S: Final = 20.0
 _FRESH_S: Final = 5.0
@@ -227,10 +228,10 @@ def open_run(
         path = directory / "config.json"
         path.write_text(config.to_json())
         environment: dict[str, str] = {}
-        if subject is SERVICE:
+        if subject.is_service:
             master_url = create_database(server.url, f"{name}_master")
             stack.callback(drop_database, server.url, f"{name}_master")
-            environment = _configure_service(master_url, url, running.wells, directory)
+            environment = _configure_service(master_url, url, running.wells, directory) | dict(subject.settings)
         pipeline = Pipeline(subject.command(path), environment, directory / "pipeline.log")
         stack.callback(pipeline.stop)
         numbers = {well.well_id: number for number, well in enumerate(running.wells, start=1)}

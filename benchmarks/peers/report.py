@@ -14,7 +14,7 @@ from typing import Any, Final
 import psutil
 
 from benchmarks.peers.runs import Ceiling, Fixed, Memory, Plan
-from benchmarks.peers.subjects import PEERS, SERVICE, SUBJECTS
+from benchmarks.peers.subjects import PEERS, SERVICE, SUBJECTS, TWO_WRITERS
 
 BEGIN: Final = "<!-- bench:begin -->"
 END: Final = "<!-- bench:end -->"
@@ -335,6 +335,7 @@ def peers_better(results: Results) -> list[str]:
         ours = found.pop(SERVICE.name, None)
         if ours is None:
             continue
+        found.pop(TWO_WRITERS.name, None)
         better = {n: v for n, v in found.items() if (v > ours if more_is_better else v < ours)}
         if better:
             named = ", ".join(f"{_title(name)} {value:,.2f}" for name, value in better.items())

@@ -18,7 +18,7 @@ from typing import Final
 
 from benchmarks.peers.account import Phase, phase_of, whole_account
 from benchmarks.peers.harness import Run, RunFailed, Usage, open_run, sampled_memory
-from benchmarks.peers.subjects import SERVICE, Subject
+from benchmarks.peers.subjects import Subject
 from scada_trio.loadtest.scrape import scrape
 from scada_trio.storage.embedded import EmbeddedServer
 
@@ -51,7 +51,7 @@ class Plan:
     hold_s: float = 20.0
     service_hold_s: float = 120.0
     memory_s: float = 6.0
-    bare_s: float = 10.0
+    bare_s: float = 30.0
 
     def interval_ms(self, rate: float) -> float:
         """Between two values of a tag."""
@@ -235,7 +235,7 @@ class _Climb:
         """All marks, in order."""
         marks: list[_Mark] = []
         good = self._climb()
-        is_service = self._run.subject is SERVICE
+        is_service = self._run.subject.is_service
         if is_service and good > _SERVICE_RATE and (mark := self._hold(_SERVICE_RATE, self._plan.hold_s)):
             marks.append(mark)
         hold_s = self._plan.service_hold_s if is_service else self._plan.hold_s

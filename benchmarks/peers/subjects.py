@@ -1,7 +1,8 @@
 """The pipelines that are measured: what each is called, how it is started, and what it is made of.
 
-Every one is a command that is given a file with `pipeline.Config` and runs until SIGTERM. `SERVICE` is this service;
-what it needs beside (a master database, its environment) `harness` makes.
+Every one is a command that is given a file with `pipeline.Config` and runs until SIGTERM. `SERVICE` is this service,
+`TWO_WRITERS` the same with two connections for each tenant's writer; what they need beside (a master database, an
+environment) `harness` makes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,13 +21,18 @@ BENCH: Final = ROOT / ".bench"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """``environment`` is the directory under ``.bench/`` that its packages are in, "" for the service's own."""
+    """``environment`` is the directory under ``.bench/`` that its packages are in, "" for the service's own.
+
+    ``settings`` are of the service alone, beside what every pipeline is told.
+    """
 
     name: str
     title: str
     environment: str
     command: Callable[[Path], list[str]]
     packages: tuple[str, ...]
+    settings: tuple[tuple[str, str], ...] = ()
+    is_service: bool = False
 
     @property
     def home(self) -> Path:
@@ -68,6 +74,10 @@ SERVICE: Final = Subject(
     "",
     lambda _: [sys.executable, "-m", "scada_trio", "serve"],
     ("opcua", "psycopg", "trio", "numpy"),
+    is_service=True,
+)
+TWO_WRITERS: Final = replace(
+    SERVICE, name="scada_trio_two", title="scada-trio, two writers", settings=(("DB_WRITE_CONNECTIONS", "2"),)
 )
 PEERS: Final = (
     Subject(
@@ -105,4 +115,4 @@ PEERS: Final = (
         ("node-red", "node-red-contrib-opcua", "pg"),
     ),
 )
-SUBJECTS: Final = {subject.name: subject for subject in (SERVICE, *PEERS)}
+SUBJECTS: Final = {subject.name: subject for subject in (SERVICE, TWO_WRITERS, *PEERS)}
