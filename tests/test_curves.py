@@ -63,6 +63,7 @@ ONE = Measured(
         ("buffer", 1_000, 50_000),
         ("flush", 1, 30),
         ("pool", 2, 20),
+        ("writers", 1, 4),
     ],
 )
 def test_sweeps_go_as_far_as_they_should(name: str, least: float, most: float) -> None:
@@ -72,7 +73,7 @@ def test_sweeps_go_as_far_as_they_should(name: str, least: float, most: float) -
     assert [point.x for point in points] == sorted({point.x for point in points})
 
 
-@pytest.mark.parametrize("name", ["interval", "batch", "roundtrip", "buffer", "tenants", "pool"])
+@pytest.mark.parametrize("name", ["interval", "batch", "roundtrip", "buffer", "tenants", "pool", "writers"])
 def test_what_is_held_is_held(name: str) -> None:
     """The same values a second at every point."""
     assert len({point.load.values_per_s for point in SWEEPS[name].points}) == 1

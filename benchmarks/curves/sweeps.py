@@ -146,8 +146,17 @@ def _pool_far() -> Sweep:
     return _pool("pool-far", 20.0, "the same, 20 ms to the database and back")
 
 
+def _writers() -> Sweep:
+    points = [
+        Point(writers, _load(10, 1_000, 10.0), {"DB_WRITE_CONNECTIONS": str(writers)}, round_trip_ms=20.0)
+        for writers in (1, 2, 4)
+    ]
+    held = "10 connections of 1,000 tags, 10 Hz, 20 ms to the database and back"
+    return Sweep("writers", "DB_WRITE_CONNECTIONS", held, points, (*_COSTS, "batches"), logarithmic=False)
+
+
 _MAKERS: Final[Sequence[Callable[[], Sweep]]] = (
     *(_tags, _connections, _tenants, _interval, _batch, _roundtrip),
-    *(_buffer, _flush, _pool_near, _pool_far),
+    *(_buffer, _flush, _pool_near, _pool_far, _writers),
 )
 SWEEPS: Final[Mapping[str, Sweep]] = {sweep.name: sweep for sweep in (make() for make in _MAKERS)}
