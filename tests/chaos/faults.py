@@ -171,6 +171,7 @@ FAULTS: Final[dict[str, Fault]] = {
         Fault("connection lost after commit", partial(lose_commit, Catch.NEVER_ANSWERED)),
         Fault("SIGSTOP service", service_faults.freeze_service),
         Fault("kill -9 service with JOURNAL_SYNC=full", service_faults.sync_every_commit),
+        Fault("kill -9 service with two writers", service_faults.write_over_two),
         Fault("kill -9 PostgreSQL", kill_postgres),
         Fault("SIGSTOP PostgreSQL", freeze_postgres),
         Fault("kill -9 service and PostgreSQL", service_faults.kill_service_and_postgres),

@@ -16,6 +16,7 @@ SHORT: Final = (
     "kill -9 service between commit and journal",
     "kill -9 service in COPY",
     "kill -9 service with JOURNAL_SYNC=full",
+    "kill -9 service with two writers",
     "connection lost after commit",
     "kill -9 PostgreSQL",
     "kill -9 service and PostgreSQL",

@@ -81,6 +81,14 @@ async def sync_every_commit(site: Site, rng: random.Random) -> None:
         await pause(rng, 0.5, 1.0)
 
 
+async def write_over_two(site: Site, rng: random.Random) -> None:
+    """A link lost and the service killed with DB_WRITE_CONNECTIONS=2: rows are sent ahead of what is not committed."""
+    async with site.service_with(DB_WRITE_CONNECTIONS="2"):
+        await lose_commit(rng.choice(tuple(Catch)), site, rng)
+        await kill_service_at_commit(rng.choice(tuple(Catch)), site, rng)
+        await pause(rng, 0.5, 1.0)
+
+
 async def fill_small_journal(policy: str, message: str, site: Site, rng: random.Random) -> None:
     """The database is away until a journal of JOURNAL_MAX_BYTES is full, and a little longer."""
     before = len(site.service.lines)
