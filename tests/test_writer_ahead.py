@@ -26,6 +26,7 @@ from scada_trio.storage.tenant_db import open_tenant_writer
 from scada_trio.writer import Writer
 from tests.fix_journal import Place, block
 from tests.fix_postgres import PostgresServer, fetch
+from tests.fix_proxy import open_proxy
 from tests.storage_samples import BUFFER, NOON_US, ROWS, count_rows, many, tag_table
 from tests.storage_samples import batch as batch_of
 from tests.storage_samples import block as readings_of
@@ -68,6 +69,19 @@ async def test_rows_sent_ahead_are_there_with_the_commit_only(tenant_url: Secret
         assert await other.write(batch_of(1, many(10, 3, NOON_US + 1_000_000)), BUFFER) == WriteResult(inserted=10)
         assert await writer.finish(batch_of(2, readings), BUFFER) == WriteResult(inserted=2, replaced=1)
         assert (count_rows(tenant_url), await other.committed_sequence(BUFFER)) == (12, 2)
+
+
+async def test_only_one_round_trip_is_after_the_batch_before(postgres: PostgresServer, tenant_url: SecretStr) -> None:
+    """BEGIN, COPY and its end are ahead of it; the cursor and COMMIT go together."""
+    async with open_proxy(postgres.port) as proxy:
+        url = SecretStr(tenant_url.get_secret_value().replace(f":{postgres.port}/", f":{proxy.port}/"))
+        async with _open(url) as writer:
+            await writer.write(batch_of(1, many(10, 3)), BUFFER)  # makes the partition of the day
+            before = proxy.round_trips
+            assert await writer.begin(batch_of(2, many(20_000, 3, NOON_US + 100_000)), BUFFER)
+            assert proxy.round_trips - before == 3
+            await writer.finish(batch_of(2, many(20_000, 3, NOON_US + 100_000)), BUFFER)
+            assert proxy.round_trips - before == 4
 
 
 async def test_rows_sent_ahead_are_taken_back(tenant_url: SecretStr) -> None:

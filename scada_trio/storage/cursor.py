@@ -12,7 +12,7 @@ from typing import Final
 from uuid import UUID
 
 import psycopg
-from psycopg import pq
+from psycopg import errors, pq
 
 from scada_trio.readings import WriteResult
 from scada_trio.storage.connect import Connection
@@ -27,6 +27,7 @@ _MOVE_CURSOR: Final = """
         updated_at = now()
     WHERE c.last_seq < excluded.last_seq
     RETURNING true"""
+_MOVE_OR_FAIL: Final = f"WITH moved AS ({_MOVE_CURSOR}) SELECT 1 / count(*) FROM moved"  # noqa: S608 - constants
 _AMEND_CURSOR: Final = """
     UPDATE scada_ingest_cursor SET inserted = %(inserted)s, duplicates = %(duplicates)s, replaced = %(replaced)s,
         quarantined = %(quarantined)s
@@ -71,9 +72,16 @@ def cursor_moved(connection: Connection, origin: Origin, result: WriteResult) ->
                 connection.rollback()
 
 
-def move_cursor(connection: Connection, origin: Origin, result: WriteResult) -> bool:
-    """Move it in the transaction that is open; False where it stands at that batch already, or beyond."""
-    return connection.execute(_MOVE_CURSOR, _values(origin, result)).fetchone() is not None
+def move_cursor_and_commit(connection: Connection, origin: Origin, result: WriteResult) -> bool:
+    """End the open transaction so, in one round trip; False, rolled back, where the cursor stands there already."""
+    try:
+        with connection.pipeline():
+            connection.execute(_MOVE_OR_FAIL, _values(origin, result))
+            connection.execute("COMMIT")
+    except errors.DivisionByZero:
+        connection.rollback()
+        return False
+    return True
 
 
 def amend_cursor(connection: Connection, origin: Origin, result: WriteResult) -> None:

@@ -33,7 +33,7 @@ from scada_trio.losses import Loss
 from scada_trio.readings import EMPTY_BLOCK, Batch, ReadingBlock, TagTable, WriteResult
 from scada_trio.storage.connect import Connection, open_connection, run_cancellable, translate
 from scada_trio.storage.copy import COPY_COLUMNS, EncodedRows, RowTemplates, encode_rows
-from scada_trio.storage.cursor import amend_cursor, cursor_moved, earlier_result, move_cursor, read_cursor
+from scada_trio.storage.cursor import amend_cursor, cursor_moved, earlier_result, move_cursor_and_commit, read_cursor
 from scada_trio.storage.late import Table, inspect_table
 from scada_trio.storage.losses import store_losses
 from scada_trio.storage.quarantine import MAX_ROWS, Origin, Refused, keep
@@ -228,11 +228,9 @@ def _begin(connection: Connection, work: _Work) -> WriteResult | None:
 
 
 def _finish(connection: Connection, work: _Work, result: WriteResult) -> WriteResult:
-    if not move_cursor(connection, work.origin, result):
-        _undo(connection)
-        return earlier_result(connection, work.origin, len(work.batch))
-    connection.commit()
-    return result
+    if move_cursor_and_commit(connection, work.origin, result):
+        return result
+    return earlier_result(connection, work.origin, len(work.batch))
 
 
 def _undo(connection: Connection) -> None:
