@@ -194,6 +194,14 @@ def on_a_terminal(*args: str, **env: str) -> str:
 COLOUR = re.compile(r"\x1b\[(\d+;)*(3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 
 
+@pytest.mark.parametrize("args", [(), ("tenant",), ("connection",), ("connection", "add"), ("query",), ("serve",)])
+def test_help_teaches(bare: Cli, args: tuple[str, ...]) -> None:  # noqa: F811 - the fixture
+    """Every command explains itself."""
+    text = bare.ok(*args, "--help")
+    assert len(text) > 200
+    assert "Usage" in text
+
+
 @pytest.mark.parametrize("args", [("--help",), ("query",), ("serve",)])
 def test_colours_are_for_terminals(bare: Cli, args: tuple[str, ...]) -> None:  # noqa: F811
     """Help, a mistake, the line of a wrong environment: plain in a pipe; and no colour where NO_COLOR is set."""
