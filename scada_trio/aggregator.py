@@ -23,11 +23,15 @@ log = structlog.get_logger()
 
 _DRAIN_AT_ONCE: Final = 512  # deliveries accepted in one turn, so that other tasks of the loop get theirs
 _COMMIT_SHARE_S: Final = 0.005  # of time between two commits for each tenant: a commit costs about a tenth of it
+_MIN_INTERVAL_S: Final = 0.02  # a thousand devices would make 200 commits a second; three reports of each may wait
 _MAX_INTERVAL_S: Final = 1.0
 
 
 class CommitPace:
-    """How far apart commits to journals are: the process's tenants share what they may cost, a tenth of a core."""
+    """How far apart commits to journals are: the process's tenants share what they may cost, a tenth of a core at most.
+
+    The first delivery after a pause is committed at once; only those that come soon after it wait.
+    """
 
     def __init__(self, tenants: int = 1) -> None:
         self.tenants = tenants
@@ -35,7 +39,7 @@ class CommitPace:
     @property
     def interval_s(self) -> float:
         """Least time between two commits of one tenant."""
-        return min(self.tenants * _COMMIT_SHARE_S, _MAX_INTERVAL_S)
+        return min(max(self.tenants * _COMMIT_SHARE_S, _MIN_INTERVAL_S), _MAX_INTERVAL_S)
 
 
 class Aggregator:
