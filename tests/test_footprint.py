@@ -208,7 +208,7 @@ print(full, gc.get_freeze_count(), sum(collected for _, collected in seen))
 def test_a_full_look_for_garbage_is_rare(rarely: bool) -> None:
     """As many objects as a thousand connections have, made at once; rings that die young are collected all the same."""
     full, frozen, collected = map(int, _python(GARBAGE.format(rarely=rarely)).split())
-    assert (full == 0) if rarely else (full > 2)
+    assert (full == 0) == rarely  # with Python 3.11's own thresholds ten times, with those of 3.13 once or twice
     assert (frozen > 100_000) == rarely
     assert collected > 90_000
 
