@@ -19,8 +19,8 @@ import trio
 _M_ARENA_MAX: Final = -8  # mallopt(3)
 _THRESHOLDS: Final = (5_000, 10, 20)
 _TURN_S: Final = 0.001
-_GIVE_BACK_EVERY_S: Final = 10.0
-_FORGET_BEFORE: Final = (1, 3)  # turns: before the connections, and once they are there
+_GIVE_BACK_EVERY_S: Final = 5.0
+_FORGET_TURNS: Final = 4  # before the connections, while they come and once they are there
 _MADV_DONTNEED: Final = 4  # madvise(2)
 
 # proc(5), smaps: "start-end perms offset device inode path"; private and not writable
@@ -64,18 +64,18 @@ def take_short_turns() -> None:
 
 
 async def give_back() -> None:
-    """Return free pages to the system every ten seconds; returns only when cancelled, at once where malloc cannot.
+    """Return free pages to the system every five seconds; returns only when cancelled, at once where malloc cannot.
 
     What the configuration and a thousand log-ins took for a moment lies between what stays: 11 MB of a heap of 45 that
     malloc keeps for itself. It takes 2 ms, without Python's lock. `forget_loading` is called at once, so that what the
-    connections take for a moment does not come on top, and when they are there.
+    connections take for a moment does not come on top, and then until they are there.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):
         return
     for turn in count(1):
-        if turn in _FORGET_BEFORE:
+        if turn <= _FORGET_TURNS:
             await trio.to_thread.run_sync(forget_loading)
         await trio.sleep(_GIVE_BACK_EVERY_S)
         await trio.to_thread.run_sync(trim, 0)

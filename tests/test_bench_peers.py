@@ -110,6 +110,18 @@ def results() -> Results:
     return found
 
 
+def test_a_part_takes_the_place_of_the_same_part() -> None:
+    """What was not measured anew stays; the reason why something was left out goes with it."""
+    first = Results.from_json(json.loads(json.dumps(results().to_json())))
+    assert first == results()
+    later = Results(Plan(), {"machine": "2 cores"}, {"node_red": "node-red 4"})
+    later.fixed = {"node_red": fixed("node_red", 2.0)}
+    both = first.with_part(later)
+    assert set(both.fixed) == {"scada_trio", "asyncua_copy", "node_opcua_copy", "node_red"}
+    assert (both.ceiling, both.bare_per_s, both.left_out, both.runs) == (first.ceiling, first.bare_per_s, {}, 2)
+    assert "In 2 runs" in to_markdown(both)
+
+
 def test_efficiency_is_that_of_both_runs_of_the_service() -> None:
     """The service is measured first and last, so that it is compared with the machine as it was for the others."""
     found = results()

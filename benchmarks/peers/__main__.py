@@ -1,10 +1,11 @@
 """``make bench``: every pipeline in turn on the same server, and the section of docs/performance.md.
 
-    python -m benchmarks.peers [--quick] [--subject NAME ...] [--only fixed|ceiling|memory ...]
+    python -m benchmarks.peers [--quick] [--subject NAME ...] [--only fixed|ceiling|memory ...] [--merge]
 
 The service comes first and last in the round at the fixed rate, so that a machine that changes meanwhile does so for
 both sides; the ceilings have another order. A whole run writes the documentation; a part of one, a quick one, or one
-that Ctrl-C ended, ``.bench/report.md`` alone. All write ``.bench/results.json``.
+that Ctrl-C ended, ``.bench/report.md`` alone. All write ``.bench/results.json``; ``--merge`` puts a part in the place
+of the same part of the last run on this machine, and writes the documentation of both.
 """
 
 from __future__ import annotations
@@ -54,10 +55,14 @@ def main() -> int:
     subjects = [SUBJECTS[name] for name in options.subject or SUBJECTS]
     results = measure(subjects, plan, options.only or PARTS)
     BENCH.mkdir(exist_ok=True)
-    (BENCH / "results.json").write_text(json.dumps(results.to_json(), indent=1) + "\n")
+    kept = BENCH / "results.json"
+    if options.merge and kept.exists():
+        results = Results.from_json(json.loads(kept.read_text())).with_part(results)
+    kept.write_text(json.dumps(results.to_json(), indent=1) + "\n")
     section = to_markdown(results)
     (BENCH / "report.md").write_text(section + "\n")
-    if not (options.quick or options.subject or options.only or results.interrupted):
+    is_part = bool(options.subject or options.only) and not options.merge
+    if not (options.quick or is_part or results.interrupted):
         write_section(ROOT / "docs" / "performance.md", section)
     print(section)
     return 1 if results.left_out else 0
@@ -140,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a few minutes' form; figures are rough")
     parser.add_argument("--subject", action="append", choices=list(SUBJECTS), help="this one alone; may be repeated")
     parser.add_argument("--only", action="append", choices=PARTS, help="this part alone; may be repeated")
+    parser.add_argument("--merge", action="store_true", help="keep the rest of the last run's figures")
     return parser
 
 

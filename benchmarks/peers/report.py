@@ -7,11 +7,12 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import psutil
+from pydantic import TypeAdapter
 
 from benchmarks.peers.runs import Ceiling, Fixed, Memory, Plan
 from benchmarks.peers.subjects import PEERS, SERVICE, SUBJECTS, TWO_WRITERS
@@ -30,7 +31,7 @@ class Results:
     """Everything that was measured. ``service_again`` is the service at the end of the round that it began.
 
     ``bare_per_s`` are rows a second of COPY alone: one connection before the service's ceiling, one after it, and two
-    connections. ``left_out`` says why a subject is not in it.
+    connections. ``left_out`` says why a subject is not in it; ``runs`` is how many this is the outcome of.
     """
 
     plan: Plan
@@ -43,6 +44,7 @@ class Results:
     memory: dict[str, Memory] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    runs: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """All of it, with the figures that are derived."""
@@ -53,6 +55,26 @@ class Results:
             best = ceiling.sustained
             plain["ceiling"][name]["sustained_per_s"] = best.phase.committed_per_s if best else None
         return plain
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return TypeAdapter(cls).validate_python(plain)
+
+    def with_part(self, later: Self) -> Self:
+        """These, but for what ``later`` has measured anew."""
+        left_out = {name: why for name, why in self.left_out.items() if name not in later.versions} | later.left_out
+        return replace(
+            later,
+            versions=self.versions | later.versions,
+            fixed=self.fixed | later.fixed,
+            service_again=later.service_again or self.service_again,
+            ceiling=self.ceiling | later.ceiling,
+            bare_per_s=later.bare_per_s or self.bare_per_s,
+            memory=self.memory | later.memory,
+            left_out=left_out,
+            runs=self.runs + 1,
+        )
 
     def values_per_cpu_s(self, name: str) -> float | None:
         """At the fixed rate; of the service the mean of its two runs."""
@@ -126,7 +148,8 @@ def _setting(results: Results) -> str:
     plan = results.plan
     facts = "; ".join(f"{name} {value}" for name, value in results.machine.items())
     made_of = "\n".join(f"- {_title(name)}: {versions}" for name, versions in results.versions.items())
-    return f"{facts}. {plan.wells} connections of {plan.tags:,} tags.\n\n{made_of}"
+    runs = f" In {results.runs} runs, one part after the other." if results.runs > 1 else ""
+    return f"{facts}. {plan.wells} connections of {plan.tags:,} tags.{runs}\n\n{made_of}"
 
 
 def _fixed_table(results: Results) -> str:
