@@ -56,12 +56,13 @@ def main() -> int:
     results = measure(subjects, plan, options.only or PARTS)
     BENCH.mkdir(exist_ok=True)
     kept = BENCH / "results.json"
-    if options.merge and kept.exists():
+    merged = options.merge and kept.exists()
+    if merged:
         results = Results.from_json(json.loads(kept.read_text())).with_part(results)
     kept.write_text(json.dumps(results.to_json(), indent=1) + "\n")
     section = to_markdown(results)
     (BENCH / "report.md").write_text(section + "\n")
-    is_part = bool(options.subject or options.only) and not options.merge
+    is_part = bool(options.subject or options.only) and not merged
     if not (options.quick or is_part or results.interrupted):
         write_section(ROOT / "docs" / "performance.md", section)
     print(section)
