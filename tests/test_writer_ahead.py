@@ -256,7 +256,7 @@ async def test_commits_are_in_order(connections: int, tmp_path: Path, autojump_c
 async def test_a_slow_batch_before_has_the_rows_taken_back(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """After some seconds, since it may wait for them in the database; they are sent again after its commit."""
+    """After a second, since it may wait for them in the database; they are sent again after its commit."""
     diary = Diary(slow_s={"write": 10.0})
     await _write_batches(tmp_path, diary, 2)
     assert [deed for _, deed, _ in diary.deeds] == ["begin", "undo", "write", "write"]

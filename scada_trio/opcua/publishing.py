@@ -132,13 +132,13 @@ class Publisher:
         if result.subscription_id == self._kept.subscription_id:
             self._useless = 0
             self._take_result(result)
-        elif self._is_too_useless():
+        elif self._count_useless():
             self._session.fail(DeviceProtocolError("Publish: the server answers for other subscriptions alone"))
             return
         self._ask()
 
-    def _is_too_useless(self) -> bool:
-        """Whether to stop asking: each of these answers comes at once, so that the next is asked for at once."""
+    def _count_useless(self) -> bool:
+        """One more; whether to stop asking: each such answer comes at once, so that the next is asked for at once."""
         self._useless += 1
         return self._useless > _USELESS_IN_A_ROW
 
@@ -157,7 +157,7 @@ class Publisher:
 
     def _take_fault(self, fault: PublishFault) -> None:
         """A server that holds too many requests gets fewer; one that let a request time out gets the next."""
-        if fault.status not in _TRY_AGAIN or self._is_too_useless():
+        if fault.status not in _TRY_AGAIN or self._count_useless():
             self._session.fail(fault)
             return
         if fault.status == _TOO_MANY:

@@ -10,13 +10,14 @@ The columns that change come first, at fixed offsets; the rest is a template for
 batch to batch. Rows of one width are one matrix: gather the templates, lay timestamps and values over them.
 
 Rows come in the order of the index as far as it costs little: well by well, and within a well by width. PostgreSQL
-takes a fifth less time for them than for wells as they come.
+takes a sixth less time for them than for wells as they come.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -186,25 +187,24 @@ def _lay_rows(
     templates: RowTemplates,
 ) -> memoryview:
     """Header, rows in their order, trailer; ``time`` in µs since 2000."""
+    widths = templates.widths()[groups]
     starts = _runs(groups)
     order = None
     if len(starts) * _LEAST_RUN > len(groups) and len(starts) > 1:
         order = np.argsort(groups, kind="stable")
-        slots, time, value = slots[order], time[order], value[order]
-        starts = _runs(groups[order])
-    run_groups = (groups if order is None else groups[order])[starts].tolist()
+        groups, slots, time, value = groups[order], slots[order], time[order], value[order]
+        starts = _runs(groups)
     # Big-endian last of all: numpy turns columns native when it joins or sorts them.
     time_bytes = time.astype(">i8").view(np.uint8).reshape(-1, 8)
     value_bytes = value.astype(">f8").view(np.uint8).reshape(-1, 8)
-    widths = templates.widths()[groups]
     data = np.empty(len(_HEADER) + int(widths.sum()) + len(_TRAILER), np.uint8)
     data[: len(_HEADER)] = np.frombuffer(_HEADER, np.uint8)
     data[-len(_TRAILER) :] = np.frombuffer(_TRAILER, np.uint8)
     body = data[len(_HEADER) : -len(_TRAILER)]
     laid = body if order is None else np.empty_like(body)
     at = 0
-    for group, first, last in zip(run_groups, starts.tolist(), [*starts[1:].tolist(), len(groups)], strict=True):
-        matrix = templates.rows(group)
+    for first, last in pairwise([*starts.tolist(), len(groups)]):
+        matrix = templates.rows(int(groups[first]))
         end = at + (last - first) * matrix.shape[1]
         rows = laid[at:end].reshape(last - first, -1)
         np.take(matrix, slots[first:last], axis=0, out=rows, mode="clip")

@@ -150,7 +150,7 @@ class TenantWriter:
 
     async def undo(self) -> None:
         """Roll back what was begun."""
-        await run_cancellable(self._connection, _undo, limiter=self._limiter)
+        await run_cancellable(self._connection, Connection.rollback, limiter=self._limiter)
 
     async def write_losses(self, losses: Sequence[tuple[int, Loss]], journal_id: UUID) -> None:
         """Store losses, each once for its number in the journal; raises as `write` does."""
@@ -192,10 +192,16 @@ def _exists(connection: Connection, table: str) -> bool:
     return row is not None and bool(row[0])
 
 
-def _write(connection: Connection, work: _Work) -> WriteResult:
+def _admit(connection: Connection, work: _Work) -> tuple[ReadingBlock, list[Refused]]:
+    """The batch's readings within the window, whose days have a partition, and the others."""
     readings, refused = work.window.split(connection, work.batch.readings)
     if work.table.days is not None:
         work.table.days.make(connection, readings)
+    return readings, refused
+
+
+def _write(connection: Connection, work: _Work) -> WriteResult:
+    readings, refused = _admit(connection, work)
     if work.table.look_up is None:
         return _write_telling(connection, work, readings, refused)
     looked_up = work.table.look_up.wanted(connection, readings, work.tags)
@@ -209,18 +215,18 @@ def _write(connection: Connection, work: _Work) -> WriteResult:
 
 def _begin(connection: Connection, work: _Work) -> WriteResult | None:
     """BEGIN and COPY; None, with nothing left of it, where that is not all there is to do."""
-    readings, refused = work.window.split(connection, work.batch.readings)
-    if refused or work.table.look_up is not None:
+    if work.table.look_up is not None:
         return None
-    if work.table.days is not None:
-        work.table.days.make(connection, readings)
+    readings, refused = _admit(connection, work)
+    if refused:
+        return None
     rows = encode_rows(readings, work.templates)
     try:
         connection.execute("BEGIN")
         _copy(connection, _COPY, rows)
     except psycopg.Error as error:
         with suppress(psycopg.OperationalError):  # the link is broken, and so it is rolled back
-            _undo(connection)
+            connection.rollback()
         if isinstance(error, errors.UniqueViolation) or _is_rows_fault(error):
             return None
         raise
@@ -231,10 +237,6 @@ def _finish(connection: Connection, work: _Work, result: WriteResult) -> WriteRe
     if move_cursor_and_commit(connection, work.origin, result):
         return result
     return earlier_result(connection, work.origin, len(work.batch))
-
-
-def _undo(connection: Connection) -> None:
-    connection.rollback()
 
 
 def _write_telling(connection: Connection, work: _Work, readings: ReadingBlock, refused: list[Refused]) -> WriteResult:
